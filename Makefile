@@ -1,0 +1,40 @@
+# What people run is what CI runs. `make demo` and `make test` need nothing but Python 3.11+ and the package registries.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test setup check bench report clean demo-network zoo
+
+demo: $(STAMP)
+	$(BIN)/understudy demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+setup: $(STAMP)
+
+# torch first and alone: a resolver that meets it later may choose a build with gigabytes of CUDA.
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Understudy needs Python 3.11 or newer; $(PYTHON) is older. Try: make PYTHON=python3.12"; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $$(grep '^torch==' requirements.lock)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/python -m pytest tests/test_layers.py tests/test_docs.py
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks
+
+demo-network: $(STAMP)
+	$(BIN)/python recipes/demo_network.py
+
+clean:
+	rm -rf build dist src/*.egg-info .pytest_cache .ruff_cache

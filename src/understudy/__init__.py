@@ -1,0 +1,36 @@
+"""Understudy: take a trained network apart into sparse features and run them in its place.
+
+The names below load on first use, so that `import understudy` does not import torch.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "open_network": "networks", "AnyModule": "networks", "HFCausalLM": "networks", "networks": "networks",
+    "open_data": "data", "find_sites": "core.names", "find_parts": "core.names",
+    "Site": "core.site", "Tap": "core.tap", "Batch": "core.batch", "Network": "core.network", "Layout": "core.network",
+    "Latents": "core.latents", "Dictionary": "core.dictionary", "Group": "core.dictionary",
+    "Replacement": "core.replacement", "Policy": "core.replacement",
+    "SAE": "dictionaries", "Transcoder": "dictionaries", "Crosscoder": "dictionaries", "CLTLayer": "dictionaries",
+    "TopK": "sparsity", "BatchTopK": "sparsity", "Threshold": "sparsity",
+    "TrainConfig": "workflows.train", "train": "workflows.train", "Trained": "workflows.train",
+    "EvaluateConfig": "workflows.evaluate", "evaluate": "workflows.evaluate", "open_run": "workflows.evaluate",
+    "report": "workflows.report",
+}  # fmt: skip
+
+__all__ = [*_HOMES, "__version__"]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'understudy' has no attribute {name!r}")
+    return getattr(import_module(f"understudy.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+

@@ -1,0 +1,83 @@
+"""Ablations as dictionaries without latents: zero, mean, mean at each position, and another sequence's activations."""
+
+from typing import ClassVar, Self
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..core.dictionary import NO_CONTEXT, Acts, Context, Dictionary
+from ..core.latents import Encoded, Latents, LinearPre
+from ..core.records.errors import NeedsRecording
+from ..core.site import Site
+
+
+class Constant(Dictionary):
+    """Writes the same vector at every place of one site."""
+
+    kind: ClassVar[str] = "constant"
+
+    def __init__(self, site: Site, value: Float[Tensor, " d"]) -> None:
+        super().__init__()
+        self.reads = self.writes = (site,)
+        self.n_latents, self.value = 0, value
+
+    @classmethod
+    def zero(cls, site: Site, sample: Acts) -> Self:
+        return cls(site, torch.zeros_like(sample[site][0]))
+
+    @classmethod
+    def mean(cls, site: Site, sample: Acts) -> Self:
+        """The mean over rows [n, d] of the sample."""
+        return cls(site, sample[site].double().mean(0).to(sample[site].dtype))
+
+    def encode(self, acts: Acts, ctx: Context = NO_CONTEXT) -> Encoded:
+        x = acts[self.reads[0]]
+        nothing = LinearPre(x, x.new_zeros(0, x.shape[-1]), x.new_zeros(0))
+        return Encoded(Latents.none(tuple(x.shape[:-1]), x), nothing)
+
+    def decode(self, z: Latents) -> dict[Site, Float[Tensor, "*places d"]]:
+        return {self.writes[0]: self.value.new_zeros(*z.shape, len(self.value))}
+
+    def atoms(self, ids: Int[Tensor, " m"]) -> dict[Site, Float[Tensor, "m d"]]:
+        return {self.writes[0]: self.value.new_zeros(0, len(self.value))}
+
+    def rest(self, acts: Acts) -> dict[Site, Float[Tensor, "*places d"]]:
+        return {self.writes[0]: self.value.expand(acts[self.reads[0]].shape)}
+
+
+class PositionMean(Constant):
+    """Writes the mean at each position; beyond the last position seen, the mean over all."""
+
+    kind: ClassVar[str] = "position_mean"
+    scope = "sequence"
+
+    def __init__(self, site: Site, table: Float[Tensor, "pos d"], overall: Float[Tensor, " d"]) -> None:
+        super().__init__(site, overall)
+        self.table = table
+
+    @classmethod
+    def fit(cls, site: Site, acts: Float[Tensor, "batch pos d"]) -> Self:
+        return cls(site, acts.double().mean(0).to(acts.dtype), acts.double().mean((0, 1)).to(acts.dtype))
+
+    def rest(self, acts: Acts) -> dict[Site, Float[Tensor, "*places d"]]:
+        x = acts[self.reads[0]]
+        known = self.table[: x.shape[1]]
+        beyond = self.value.expand(x.shape[1] - len(known), -1)
+        return {self.writes[0]: torch.cat([known, beyond]).expand(x.shape)}
+
+
+class Resample(Constant):
+    """Writes what a clean pass over other sequences held at the same places: run with a recording of the others."""
+
+    kind: ClassVar[str] = "resample"
+    scope = "sequence"
+
+    def encode(self, acts: Acts, ctx: Context = NO_CONTEXT) -> Encoded:
+        if ctx.clean is None:
+            raise NeedsRecording("resample ablation needs a recording of the sequences to take activations from.")
+        self._other = ctx.clean[self.writes[0]]
+        return super().encode(acts, ctx)
+
+    def rest(self, acts: Acts) -> dict[Site, Float[Tensor, "*places d"]]:
+        return {self.writes[0]: self._other}

@@ -1,0 +1,112 @@
+"""The command line: parse, call a workflow, print. Exit codes: 0 done, 2 bad input, 1 failed, 130 interrupted."""
+
+import json
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any, NamedTuple
+
+
+class Command(NamedTuple):
+    """A row of `understudy --help`; `module` has `config()`, and `run(config, progress) -> (data, text)`."""
+
+    summary: str
+    positional: str = ""
+    """The field that may be given without its flag."""
+    required: bool = False
+
+
+COMMANDS = {
+    "demo": Command("Train, judge and report on a small network that comes with the package."),
+    "networks": Command("List the networks that come with the package, and how to name others."),
+    "sites": Command("List the sites of a network: short name, module path, axes, width.", "network"),
+    "train": Command("Train dictionaries on a network's activations."),
+    "evaluate": Command("Run a run's dictionaries in the network's place and print the scorecard.", "run", True),
+    "report": Command("Write a run's report: one HTML file that needs nothing else.", "run", True),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of `understudy`; returns the exit code."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0 if args else 2
+    if args[0] == "--version":
+        from understudy import __version__
+
+        print(f"understudy {__version__}")
+        return 0
+    as_json = "--json" in args
+    try:
+        return _run(args[0], [a for a in args[1:] if a != "--json"], as_json)
+    except SystemExit as stop:  # from the argument parser, which has printed its message
+        code = stop.code if isinstance(stop.code, int) else 2
+        return _failed("BadInput", "the arguments do not fit; see the message above", code, as_json) if code else 0
+    except KeyboardInterrupt:
+        return _failed("Interrupted", "interrupted", 130, as_json)
+    except BrokenPipeError:
+        return 1
+    except Exception as error:
+        from understudy.core.records.errors import UnderstudyError
+
+        if not isinstance(error, UnderstudyError):
+            import traceback
+
+            traceback.print_exc()
+            return _failed(type(error).__name__, str(error), 1, as_json)
+        return _failed(type(error).__name__, str(error), error.exit_code, as_json)
+
+
+def _run(name: str, args: list[str], as_json: bool) -> int:
+    from understudy.core.records.errors import UnknownName
+
+    if name not in COMMANDS:
+        raise UnknownName.among("command", name, COMMANDS, "See understudy --help.")
+    from understudy.cli.arguments import parse
+    from understudy.cli.progress import TerminalProgress
+
+    command = import_module(f"understudy.cli.commands.{name}")
+    config = parse(name, COMMANDS[name], command.Config, args)
+    with TerminalProgress() as progress:
+        data, text = command.run(config, progress)
+    if as_json:
+        print(json.dumps(data, allow_nan=False))
+    else:
+        from rich.console import Console
+
+        Console().print(text)
+    return 0
+
+
+def _failed(kind: str, message: str, code: int, as_json: bool) -> int:
+    print(f"{kind}: {message}", file=sys.stderr)
+    if as_json:
+        print(json.dumps({"error": kind, "message": message, "exit_code": code}))
+    return code
+
+
+def usage() -> str:
+    rows = "\n".join(f"  {name:<10} {c.summary}" for name, c in COMMANDS.items())
+    return (
+        "usage: understudy COMMAND [options]\n\n"
+        "Take a trained network apart into sparse features, run them in its place, and say honestly how well they "
+        "play the part.\n\n"
+        f"commands:\n{rows}\n\n"
+        "everywhere:\n"
+        "  --json         print exactly one JSON object on stdout; progress and messages go to stderr\n"
+        "  --config FILE  read options from a YAML file; flags override it\n"
+        "  -h, --help     options of a command\n\n"
+        "networks: demo, demo:NAME, hf:ORG/NAME, hf:PATH, py:package.module:function\n"
+        "data:     stdlib, text:FILE_OR_FOLDER_OR_GLOB, hf:DATASET[:SPLIT]\n"
+        "sites:    mlp, resid.*, mlp_out.3, model.layers.3.mlp:out, blocks.3.hook_mlp_out\n\n"
+        "exit codes: 0 done, 2 bad input, 1 failed, 130 interrupted"
+    )
+
+
+def _exit() -> Any:
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    _exit()

@@ -1,0 +1,336 @@
+"""Latents: what a dictionary finds at each place, kept sparse and ragged, and the pre-activations it was chosen from.
+
+Shapes: `shape` are the places (e.g. [batch, pos]); R = their product (rows); L = n_latents; Z = number of kept
+occurrences. No tensor of shape [R, k, d] is ever built, and a dense [R, L] one only in chunks.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from math import prod
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from .records.errors import TooLarge, WrongShape
+
+CHUNK_BYTES = 1 << 27
+"""Largest dense temporary: 128 MiB."""
+DENSE_SHARE = 64
+"""A gathered pair costs about this many entries of a dense product (measured on a CPU, d = 192)."""
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """Which latents are kept at which rows: row r holds `ids[offsets[r]:offsets[r+1]]` (CSR)."""
+
+    ids: Int[Tensor, " Z"]
+    offsets: Int[Tensor, " R+1"]
+    n_latents: int
+
+    @cached_property
+    def rows(self) -> Int[Tensor, " Z"]:
+        """The row of each occurrence."""
+        counts = self.offsets.diff()
+        return torch.repeat_interleave(torch.arange(len(counts), device=self.ids.device), counts)
+
+    @cached_property
+    def by_latent(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The same pattern seen from the latents: (order of occurrences, their rows, offsets per latent)."""
+        order = _stable_order(self.ids, self.n_latents)
+        counts = torch.bincount(self.ids, minlength=self.n_latents)
+        offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        return order, self.rows[order], offsets
+
+    def gather_sum(self, values: Float[Tensor, " Z"], table: Float[Tensor, "L d"]) -> Float[Tensor, "R d"]:
+        """Row r = sum of values times the table rows of its latents."""
+        return _bag(self.ids, table, self.offsets, values)
+
+    def scatter_sum(self, values: Float[Tensor, " Z"], table: Float[Tensor, "R d"]) -> Float[Tensor, "L d"]:
+        """Latent i = sum of values times the table rows of the places where it is kept: `gather_sum` transposed."""
+        order, rows, offsets = self.by_latent
+        return _bag(rows, table, offsets, values[order])
+
+    def dot(self, left: Float[Tensor, "R d"], right: Float[Tensor, "L d"]) -> Float[Tensor, " Z"]:
+        """left[row] . right[id] for each occurrence, in chunks. Where many pairs are wanted, a dense product is cheaper."""
+        if len(self.ids) * DENSE_SHARE >= len(left) * len(right):
+            step = max(1, CHUNK_BYTES // (left.element_size() * max(1, len(right))))
+            starts, o = range(0, len(left), step), self.offsets
+            blocks = [(slice(int(o[i]), int(o[min(i + step, len(left))])), i) for i in starts]
+            dense = [
+                (left[i : i + step] @ right.T).view(-1).take((self.rows[z] - i) * len(right) + self.ids[z])
+                for z, i in blocks
+            ]
+            return torch.cat(dense) if dense else left.new_zeros(0)
+        step = max(1, CHUNK_BYTES // (left.element_size() * max(1, left.shape[1]) * 2))
+        parts = [
+            (left[self.rows[i : i + step]] * right[self.ids[i : i + step]]).sum(-1)
+            for i in range(0, len(self.ids), step)
+        ]
+        return torch.cat(parts) if parts else left.new_zeros(0)
+
+
+def _stable_order(ids: Tensor, n: int) -> Tensor:
+    """argsort(ids, stable): on a CPU by radix on 16 bits where they fit, 20 x faster than a comparison sort."""
+    if ids.device.type == "cpu" and n <= 1 << 16:
+        return torch.from_numpy(np.argsort(ids.numpy().astype(np.uint16), kind="stable"))
+    return torch.argsort(ids, stable=True)
+
+
+def _bag(ids: Tensor, table: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
+    if len(ids) == 0:
+        return table.new_zeros(len(offsets) - 1, table.shape[1])
+    return F.embedding_bag(
+        ids, table, offsets, mode="sum", per_sample_weights=weights.to(table.dtype), include_last_offset=True
+    )
+
+
+class _Decode(torch.autograd.Function):
+    """values, W -> sum over kept latents; complete gradients for both."""
+
+    @staticmethod
+    def forward(ctx, values, W, pattern):  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx.save_for_backward(values, W)
+        ctx.pattern = pattern
+        return pattern.gather_sum(values, W)
+
+    @staticmethod
+    def backward(ctx, grad):  # pyright: ignore[reportIncompatibleMethodOverride]
+        values, W = ctx.saved_tensors
+        grad = grad.contiguous()
+        d_values = ctx.pattern.dot(grad, W) if ctx.needs_input_grad[0] else None
+        d_W = ctx.pattern.scatter_sum(values, grad) if ctx.needs_input_grad[1] else None
+        return d_values, d_W, None
+
+
+class _Sampled(torch.autograd.Function):
+    """x, W, b -> x[row] . W[id] + b[id] at the kept pairs; complete gradients for all three."""
+
+    @staticmethod
+    def forward(ctx, x, W, b, pattern, known):  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx.save_for_backward(x, W)
+        ctx.pattern = pattern
+        return pattern.dot(x, W) + b[pattern.ids] if known is None else known.clone()
+
+    @staticmethod
+    def backward(ctx, grad):  # pyright: ignore[reportIncompatibleMethodOverride]
+        x, W = ctx.saved_tensors
+        p: Pattern = ctx.pattern
+        d_x = p.gather_sum(grad, W) if ctx.needs_input_grad[0] else None
+        d_W = p.scatter_sum(grad, x) if ctx.needs_input_grad[1] else None
+        d_b = grad.new_zeros(p.n_latents).index_add_(0, p.ids, grad) if ctx.needs_input_grad[2] else None
+        return d_x, d_W, d_b, None, None
+
+
+@dataclass(frozen=True)
+class Latents:
+    """Sparse values of a dictionary's latents at the places of a batch. Absent means 0; values may be signed."""
+
+    values: Float[Tensor, " Z"]
+    pattern: Pattern
+    shape: tuple[int, ...]
+    """Places, e.g. (batch, pos); their product is the number of rows."""
+    gate: Float[Tensor, " Z"] | None = None
+    """For gated kinds (parameter components): the share in [0, 1] of each occurrence that is let through."""
+
+    def __post_init__(self) -> None:
+        if prod(self.shape) != len(self.pattern.offsets) - 1:
+            raise WrongShape(f"{len(self.pattern.offsets) - 1} rows do not fill the places {self.shape}.")
+
+    @classmethod
+    def from_dense(cls, dense: Float[Tensor, "*places L"]) -> "Latents":
+        """Keep the nonzero entries."""
+        flat = dense.reshape(-1, dense.shape[-1])
+        row, ids = flat.nonzero(as_tuple=True)
+        counts = torch.bincount(row, minlength=len(flat))
+        offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        return cls(flat[row, ids], Pattern(ids, offsets, flat.shape[1]), tuple(dense.shape[:-1]))
+
+    @classmethod
+    def none(cls, shape: tuple[int, ...], like: Tensor, n_latents: int = 0) -> "Latents":
+        """No latent anywhere: what rivals without latents return."""
+        empty = torch.zeros(0, dtype=torch.long, device=like.device)
+        offsets = torch.zeros(prod(shape) + 1, dtype=torch.long, device=like.device)
+        return cls(like.new_zeros(0), Pattern(empty, offsets, n_latents), tuple(shape))
+
+    @property
+    def ids(self) -> Tensor:
+        return self.pattern.ids
+
+    @property
+    def offsets(self) -> Tensor:
+        return self.pattern.offsets
+
+    @property
+    def n_latents(self) -> int:
+        return self.pattern.n_latents
+
+    @property
+    def rows(self) -> Tensor:
+        """The flat place of each occurrence."""
+        return self.pattern.rows
+
+    def with_values(self, values: Float[Tensor, " Z"]) -> "Latents":
+        return replace(self, values=values)
+
+    def decode(self, W: Float[Tensor, "L d"]) -> Float[Tensor, "*places d"]:
+        """Sum of kept values times the rows of W, with gradients for both."""
+        out = _Decode.apply(self.values, W, self.pattern)
+        return out.reshape(*self.shape, W.shape[1])  # pyright: ignore[reportOptionalMemberAccess]
+
+    def keep(self, mask: Bool[Tensor, " L"] | Bool[Tensor, " Z"], *, by: str = "latent") -> "Latents":
+        """Drop latents (`by="latent"`, mask [n_latents]) or single occurrences (`by="occurrence"`, mask [Z])."""
+        kept = mask[self.ids] if by == "latent" else mask
+        counts = torch.zeros(len(self.offsets) - 1, dtype=torch.long, device=kept.device)
+        counts.index_add_(0, self.rows[kept], torch.ones_like(self.rows[kept]))
+        offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        gate = None if self.gate is None else self.gate[kept]
+        pattern = Pattern(self.ids[kept], offsets, self.n_latents)
+        return Latents(self.values[kept], pattern, self.shape, gate)
+
+    def put(self, row: Int[Tensor, " m"], ids: Int[Tensor, " m"], values: Float[Tensor, " m"]) -> "Latents":
+        """Set latents at flat places, whether they were active or not. Later entries win."""
+        key_old, key_new = self.rows * self.n_latents + self.ids, row * self.n_latents + ids
+        untouched = ~torch.isin(key_old, key_new)
+        keys = torch.cat([key_old[untouched], key_new])
+        vals = torch.cat([self.values[untouched], values.to(self.values)])
+        order = torch.argsort(keys, stable=True)
+        keys, vals = keys[order], vals[order]
+        last = torch.ones_like(keys, dtype=torch.bool)
+        last[:-1] = keys[1:] != keys[:-1]
+        return self._from_keys(keys[last], vals[last])
+
+    def minus(self, other: "Latents") -> "Latents":
+        """Sparse difference; entries that cancel exactly are dropped, so a no-op edit leaves nothing."""
+        keys = torch.cat([self.rows * self.n_latents + self.ids, other.rows * self.n_latents + other.ids])
+        unique, where = keys.unique(return_inverse=True)
+        left, right = (torch.zeros(len(unique), dtype=z.values.dtype, device=keys.device) for z in (self, other))
+        n = len(self.values)
+        left = left.index_put((where[:n],), self.values, accumulate=True)
+        right = right.index_put((where[n:],), other.values, accumulate=True)
+        changed = left != right
+        return self._from_keys(unique[changed], (left - right)[changed])
+
+    def _from_keys(self, keys: Tensor, values: Tensor) -> "Latents":
+        row, ids = keys // self.n_latents, keys % self.n_latents
+        counts = torch.bincount(row, minlength=len(self.offsets) - 1)
+        offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        return Latents(values, Pattern(ids, offsets, self.n_latents), self.shape)
+
+    def dense(self, max_bytes: int = 1 << 30) -> Float[Tensor, "*places L"]:
+        """All latents as one tensor. Raises TooLarge above `max_bytes`: decode, keep or restrict instead."""
+        size = prod(self.shape) * self.n_latents * self.values.element_size()
+        if size > max_bytes:
+            raise TooLarge(
+                f"dense latents {(*self.shape, self.n_latents)} need {size / 2**30:.1f} GiB, above the limit of "
+                f"{max_bytes / 2**30:.1f} GiB. Use .decode, .keep or fewer places, or raise max_bytes."
+            )
+        out = self.values.new_zeros(prod(self.shape), self.n_latents)
+        return out.index_put((self.rows, self.ids), self.values).reshape(*self.shape, self.n_latents)
+
+    def l0(self) -> Int[Tensor, "*places"]:
+        """Number of latents that are not 0 at each place."""
+        active = (self.values != 0).long()
+        counts = torch.zeros(prod(self.shape), dtype=torch.long, device=active.device)
+        return counts.index_add_(0, self.rows, active).reshape(self.shape)
+
+    def fires(self, mask: Bool[Tensor, "*places"] | None = None) -> Int[Tensor, " L"]:
+        """At how many places (of those in `mask`) each latent is not 0."""
+        active = self.values != 0
+        if mask is not None:
+            active = active & mask.reshape(-1)[self.rows]
+        return torch.bincount(self.ids[active], minlength=self.n_latents)
+
+    def __repr__(self) -> str:
+        mean = self.l0().double().mean().item() if prod(self.shape) else 0.0
+        return f"Latents(places={self.shape}, n_latents={self.n_latents}, mean l0={mean:.1f})"
+
+
+class Pre(Protocol):
+    """Pre-activations, computed where asked for and never materialised whole."""
+
+    shape: tuple[int, ...]
+    n_latents: int
+
+    def top(self, k: int, among: Int[Tensor, " m"] | None = None) -> Latents:
+        """The k largest at each place, among all latents or some; values as they are, maybe negative."""
+        ...
+
+    def above(self, threshold: Float[Tensor, " L"] | float) -> Latents:
+        """Those strictly above a threshold."""
+        ...
+
+    def at(self, z: Latents) -> Float[Tensor, " Z"]:
+        """The pre-activations of the occurrences of z."""
+        ...
+
+    def chunks(self) -> Iterator[tuple[slice, Float[Tensor, "r L"]]]:
+        """Dense blocks of rows, without gradients."""
+        ...
+
+    def detached(self) -> "Pre":
+        """The same without gradients to the input (weights keep theirs)."""
+        ...
+
+
+class LinearPre:
+    """Pre-activations `x W^T + b` of a linear encoder. W has one row for each latent."""
+
+    def __init__(
+        self, x: Float[Tensor, "*places d"], W: Float[Tensor, "L d"], b: Float[Tensor, " L"]
+    ) -> None:
+        self.shape, self.n_latents = tuple(x.shape[:-1]), W.shape[0]
+        self.x, self.W, self.b = x.reshape(-1, x.shape[-1]), W, b
+
+    def chunks(self) -> Iterator[tuple[slice, Float[Tensor, "r L"]]]:
+        yield from self._chunks(self.W, self.b)
+
+    @torch.no_grad()
+    def _chunks(self, W: Tensor, b: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        step = max(1, CHUNK_BYTES // (max(1, W.shape[0]) * self.x.element_size()))
+        for i in range(0, len(self.x), step):
+            yield slice(i, i + step), torch.addmm(b, self.x[i : i + step], W.T)
+
+    def top(self, k: int, among: Int[Tensor, " m"] | None = None) -> Latents:
+        W, b = (self.W, self.b) if among is None else (self.W[among], self.b[among])
+        k = min(k, W.shape[0])
+        found = [torch.topk(block, k, dim=-1, sorted=False) for _, block in self._chunks(W.detach(), b.detach())]
+        if not found or k == 0:
+            return Latents.none(self.shape, self.x, self.n_latents)
+        ids = torch.cat([f.indices for f in found]).reshape(-1)
+        known = torch.cat([f.values for f in found]).reshape(-1)
+        offsets = torch.arange(len(self.x) + 1, device=ids.device) * k
+        return self._sampled(ids if among is None else among[ids], offsets, known)
+
+    def above(self, threshold: Float[Tensor, " L"] | float) -> Latents:
+        ids, known, counts = [], [], []
+        for _, block in self.chunks():
+            row, column = (block > threshold).nonzero(as_tuple=True)
+            ids.append(column)
+            known.append(block[row, column])
+            counts.append(torch.bincount(row, minlength=len(block)))
+        if not ids:
+            return Latents.none(self.shape, self.x, self.n_latents)
+        count = torch.cat(counts)
+        return self._sampled(torch.cat(ids), torch.cat([count.new_zeros(1), count.cumsum(0)]), torch.cat(known))
+
+    def _sampled(self, ids: Tensor, offsets: Tensor, known: Tensor) -> Latents:
+        pattern = Pattern(ids, offsets, self.n_latents)
+        return Latents(_Sampled.apply(self.x, self.W, self.b, pattern, known), pattern, self.shape)  # pyright: ignore
+
+    def at(self, z: Latents) -> Float[Tensor, " Z"]:
+        return _Sampled.apply(self.x, self.W, self.b, z.pattern, None)  # pyright: ignore[reportReturnType]
+
+    def detached(self) -> "LinearPre":
+        return LinearPre(self.x.detach().reshape(*self.shape, -1), self.W, self.b)
+
+
+class Encoded(NamedTuple):
+    """What encoding gives: the kept latents and the pre-activations they were chosen from."""
+
+    z: Latents
+    pre: Pre

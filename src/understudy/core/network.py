@@ -1,0 +1,252 @@
+"""Network: a module, its inputs, where its sites are and what its behaviour is. One adapter file for each family."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from . import costs
+from .batch import Batch
+from .records.errors import ActivationOverwritten, SiteError, UnknownName, WrongShape
+from .records.metric import NotMeasured
+from .site import Site
+from .tap import Tap
+
+Calls = Literal["once", "time", "depth"]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a site's tensor is laid out. Axis names: `batch`, `pos`, `time`, `y`, `x`, `head`, `d` (features), and `row`
+    where the network has flattened batch and places into one axis (batch first)."""
+
+    axes: tuple[str, ...]
+    width: int
+    calls: Calls = "once"
+    """`time`: each call is one place of a sequence; `depth`: each call is a layer, so a site names its call."""
+    n_calls: int = 1
+
+    def rows(self, value: Tensor) -> Float[Tensor, "batch *places d"]:
+        """One call's tensor with batch first and features last."""
+        if value.dim() != len(self.axes):
+            raise WrongShape(f"expected axes {self.axes}, found a tensor {tuple(value.shape)}.")
+        return value.permute(self._order())
+
+    def value(self, rows: Float[Tensor, "batch *places d"]) -> Tensor:
+        """Inverse of `rows`."""
+        order = self._order()
+        inverse = [order.index(i) for i in range(len(order))]
+        return rows.permute(inverse)
+
+    def _order(self) -> list[int]:
+        first = [i for i, a in enumerate(self.axes) if a == "batch"]
+        last = [i for i, a in enumerate(self.axes) if a == "d"]
+        return first + [i for i in range(len(self.axes)) if i not in first + last] + last
+
+
+@dataclass(frozen=True)
+class Part:
+    """A module that can be replaced whole: what a transcoder reads and writes."""
+
+    name: str
+    """Short name, e.g. `mlp.3`."""
+    read: Site
+    write: Site
+    modules: tuple[str, ...] = ()
+    """Paths of what no longer counts once the part is replaced; empty means the module of `write`."""
+
+    @property
+    def replaces(self) -> tuple[str, ...]:
+        return self.modules or (self.write.module,)
+
+
+@dataclass(frozen=True)
+class Neurons:
+    """A part written as its own neurons: activation at `site` @ W + bias = what the part writes."""
+
+    site: Site
+    W: Float[Tensor, "n_neurons d_out"]
+    bias: Float[Tensor, " d_out"] | None
+
+
+@dataclass(frozen=True)
+class NamedSite:
+    """A row of `understudy sites`."""
+
+    name: str
+    site: Site
+    layout: Layout
+
+
+class Network:
+    """Base of all adapters. A subclass gives `example`, and overrides what its family knows better.
+
+    The module is used as it is, in eval mode, with its parameters frozen.
+    """
+
+    family: str = "any"
+
+    def __init__(self, module: nn.Module, name: str) -> None:
+        self.module, self.name = module.eval().requires_grad_(False), name
+        self._clone: set[Site] = set()
+        self._layouts: dict[Site, Layout] = {}
+
+    # -- to override ------------------------------------------------------------------------------------------------
+
+    def example(self) -> Batch:
+        """A tiny valid batch (at least 2 sequences of at least 3 places) for probing shapes and call counts."""
+        raise NotImplementedError
+
+    def named_sites(self) -> tuple[NamedSite, ...]:
+        """Sites with short names, in the order of the forward pass."""
+        return ()
+
+    def parts(self) -> tuple[Part, ...]:
+        """Modules that a transcoder can replace."""
+        return ()
+
+    def neurons(self, part: Part) -> Neurons | None:
+        """The part's own neurons, verified on the example batch to 1e-4; None where it has none of that form."""
+        return None
+
+    def aside(self) -> tuple[str, ...]:
+        """Modules whose parameters a share of parameters leaves out: input embeddings and output head."""
+        return ()
+
+    def axes(self, site: Site, value: Tensor) -> tuple[tuple[str, ...], Calls]:
+        """Axis names of one call's tensor at a site, and what repeated calls mean. Never guessed from rank alone."""
+        raise WrongShape(f"{self.name} does not say how {site} with shape {tuple(value.shape)} is laid out.")
+
+    def explicit(self) -> AbstractContextManager[Any]:
+        """Inside, fused operations run as verified explicit twins, and their inner sites exist."""
+        return nullcontext()
+
+    def loss(self, output: Any, batch: Batch) -> Float[Tensor, "batch *places"] | NotMeasured:
+        """Loss in nats at each place that has a target (`batch.targets != -100`), 0 elsewhere."""
+        return NotMeasured(not_measured=f"{self.name} has no loss of its own")
+
+    def divergence(self, a: Any, b: Any, batch: Batch) -> Float[Tensor, "batch *places"]:
+        """How far output b is from output a at each place; for categorical outputs KL(a || b) in nats."""
+        raise NotImplementedError
+
+    def choice(self, output: Any) -> Tensor | NotMeasured:
+        """The discrete choice at each place (top-1 token, action, class), where there is one."""
+        return NotMeasured(not_measured=f"{self.name} makes no discrete choice")
+
+    divergence_unit: str = "nats"
+
+    # -- implemented once -------------------------------------------------------------------------------------------
+
+    def forward(self, batch: Batch) -> Any:
+        """The module's own output."""
+        return self.module(**batch.inputs)
+
+    def __call__(self, batch: Batch) -> Any:
+        return self.forward(batch)
+
+    @property
+    def device(self) -> torch.device:
+        return next((p.device for p in self.module.parameters()), torch.device("cpu"))
+
+    def layout(self, site: Site) -> Layout:
+        """Axes, width and call count of a site, found by one probe forward. Raises for sites that do not exist."""
+        if site not in self._layouts:
+            self.probe([site])
+        return self._layouts[site]
+
+    def width(self, site: Site) -> int:
+        return self.layout(site).width
+
+    @torch.no_grad()
+    def probe(self, sites: Iterable[Site]) -> None:
+        """Learn the layouts of many sites in one forward pass."""
+        todo = [s for s in dict.fromkeys(sites) if s not in self._layouts and not s.is_input]
+        batch = self.example()
+        with Tap(self.module, todo, clone=True) as tap:
+            self.forward(batch)
+        for site in todo:
+            values = tap.calls(site)
+            axes, calls = self.axes(site, values[0])
+            if len(values) == 1 or site.call is not None:
+                calls = "once"
+            elif calls == "once":
+                raise SiteError(
+                    f"{site} is called {len(values)} times in one forward pass and {self.name} does not say whether "
+                    f"calls are time or depth. Name one call, e.g. {site}#0."
+                )
+            elif calls == "depth":
+                raise SiteError(f"{site} is called {len(values)} times in depth: name the layer, e.g. {site}#0.")
+            self._layouts[site] = Layout(axes, values[0].shape[axes.index("d")], calls, len(values))
+
+    def record(self, batch: Batch, reads: Iterable[Site], *, stop: bool = True) -> dict[Site, Tensor]:
+        """Activations at `reads`, each [batch, *places, d], from one forward pass that ends at the last of them.
+
+        A module called over time gives [batch, time, d].
+        """
+        calls = self.record_calls(batch, reads, stop=stop)
+        return {s: self._unflatten(s, self.stack(s, v), batch) for s, v in calls.items()}
+
+    @torch.no_grad()
+    def record_calls(self, batch: Batch, reads: Iterable[Site], *, stop: bool = True) -> dict[Site, list[Tensor]]:
+        """Like `record`, one raw tensor for each call."""
+        reads = tuple(dict.fromkeys(reads))
+        inside = [s for s in reads if not s.is_input]
+        self.probe(inside)
+        out = {s: [self.input(batch, s)] for s in reads if s.is_input}
+        if not inside:
+            return out
+        over_time = any(self._layouts[s].calls == "time" for s in inside)
+        stops = None if over_time or not stop else dict.fromkeys(inside, 1)
+        try:
+            with Tap(self.module, inside, stop_after=stops, clone=bool(self._clone & set(inside))) as tap:
+                self.forward(batch)
+        except ActivationOverwritten:
+            self._clone |= set(inside)
+            return self.record_calls(batch, reads, stop=stop)
+        return out | {s: tap.calls(s) for s in inside}
+
+    def stack(self, site: Site, values: list[Tensor]) -> Tensor:
+        """One tensor [batch, *places, d] from a site's calls; calls over time become the second axis."""
+        if site.is_input:
+            return values[0]
+        layout = self.layout(site)
+        rows = [layout.rows(v) for v in values]
+        if layout.calls == "time":
+            return torch.stack(rows, 1)
+        return rows[0]
+
+    def _unflatten(self, site: Site, rows: Tensor, batch: Batch) -> Tensor:
+        flat = not site.is_input and "row" in self.layout(site).axes
+        return rows.unflatten(0, (batch.n_sequences, -1)) if flat else rows
+
+    def input(self, batch: Batch, site: Site) -> Tensor:
+        if site.port not in batch.inputs:
+            raise UnknownName.among("input", site.port, batch.inputs)
+        return batch.inputs[site.port]
+
+    def share_of_parameters(self, paths: Iterable[str]) -> float:
+        """Share of the network's parameters that lie in these modules. Parameters of `aside()` (input embeddings and
+        the output head, tied or not) count neither above nor below the line; tied parameters count once."""
+        return costs.share_of_parameters(self.module, paths, self.aside())
+
+    def share_of_compute(self, paths: Iterable[str], batch: Batch | None = None) -> float:
+        """Share of the FLOPs of one whole forward pass, output head included, that these modules spend.
+
+        Matrix products, convolutions and attention only, on `batch` (default: the example, whose short sequences make
+        attention look cheaper than it is on long ones). Raises BadInput where none of the network's work is counted.
+        """
+        return costs.share_of_compute(self, paths, batch or self.example())
+
+    @contextmanager
+    def edited(self, edits: Mapping[Site, Any]) -> Iterator[Tap]:
+        """Every forward pass inside, `generate` included, runs with these edits."""
+        with Tap(self.module, edits=edits) as tap:
+            yield tap
+
+    def __repr__(self) -> str:
+        n = sum(p.numel() for p in self.module.parameters())
+        return f"{type(self).__name__}({self.name!r}, {n / 1e6:.2f}M parameters, {len(self.named_sites())} named sites)"

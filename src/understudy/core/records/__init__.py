@@ -1,0 +1,1 @@
+"""Plain data without torch: errors, metrics, configurations, run folders, scorecards."""

@@ -1,0 +1,178 @@
+"""Scorecard: how well the understudy plays the part, as plain data. What `evaluate --json` prints is this."""
+
+from .metric import Metric, NotMeasured, Record
+
+
+class Replaced(Record):
+    """What was taken out, and what still runs as original: no headline without it."""
+
+    modules: list[str]
+    share_of_parameters: float
+    """Of the network's parameters without embedding and output head."""
+    share_of_compute: float
+    """Of the FLOPs of one forward pass."""
+    still_original: list[str]
+
+
+class DictionaryRow(Record):
+    """One dictionary's local figures, on the network's own activations."""
+
+    site: str
+    kind: str
+    n_latents: int
+    fvu: Metric
+    l0: Metric
+    dead: Metric
+    shrinkage: Metric
+    density: list[int] = []
+    """Histogram of log10(firing rate) of live latents over the bins of `density_edges`."""
+    density_edges: list[float] = []
+
+
+class Recovered(Record):
+    """Share of an ablation's damage that the replacement avoids; 1 = as good as the network, 0 = as bad as the ablation."""
+
+    zero: Metric
+    mean: Metric
+    position_mean: Metric
+    resample: Metric
+
+
+class Behaviour(Record):
+    """How the network behaves with an arm in place. Losses in nats per scored place."""
+
+    loss_clean: Metric
+    loss_replaced: Metric
+    delta_loss: Metric
+    kl: Metric
+    """KL(network || replaced) per scored place."""
+    top1_agreement: Metric
+    recovered: Recovered
+    equivalent_ngram: Metric
+    equivalent_compute: Metric
+
+
+class Rival(Record):
+    """A rival dictionary at the measured L0."""
+
+    l0: Metric
+    replacement: Behaviour
+    paired_delta_loss: Metric
+    """loss with the rival - loss with the understudy, same sequences: above 0 = the understudy is better."""
+    is_oracle: bool = False
+    """True if it reads what the replaced module itself computes."""
+    note: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """`worse` or `better` than the understudy where the paired interval excludes 0, else `undecided`."""
+        d = self.paired_delta_loss
+        if isinstance(d, NotMeasured):
+            return "not measured"
+        return "worse" if d.low > 0 else "better" if d.high < 0 else "undecided"
+
+
+class Slice(Record):
+    """The same figures on a labelled share of the places."""
+
+    name: str
+    share: float
+    """Of the scored places."""
+    loss_clean: Metric
+    loss_replaced: Metric
+    delta_loss: Metric
+
+
+class Positions(Record):
+    """The same by position in the sequence, [first, last] inclusive."""
+
+    first: int
+    last: int
+    loss_clean: Metric
+    loss_replaced: Metric
+    delta_loss: Metric
+
+
+class Rollout(Record):
+    """Free-running generation: each writes its own text from the same prompts; the clean network reads both."""
+
+    prompts: int = 0
+    prompt_length: int = 0
+    length: int = 0
+    loss_of_network_text: Metric = NotMeasured(not_measured="not run")
+    """Loss of the clean network on what the network wrote."""
+    loss_of_replaced_text: Metric = NotMeasured(not_measured="not run")
+    """Loss of the clean network on what the understudy wrote: it rises when the understudy drifts."""
+    delta_loss: Metric = NotMeasured(not_measured="not run")
+    by_position: list[Positions] = []
+    samples: list[dict[str, str]] = []
+
+
+class Scorecard(Record):
+    """Everything `understudy evaluate` says of a run."""
+
+    run: str
+    network: str
+    data: str
+    places: int = 0
+    """Scored places."""
+    sequences: int = 0
+    replaced: Replaced
+    dictionaries: list[DictionaryRow]
+    replacement: Behaviour
+    baselines: dict[str, Rival]
+    slices: list[Slice]
+    positions: list[Positions]
+    rollout: Rollout
+    ngram_losses: dict[str, Metric] = {}
+    """Loss of interpolated n-gram models on the same places, by order."""
+    thresholds: dict[str, dict[str, float]] = {}
+    """Before and after the conversion to per-latent thresholds: fvu, l0, delta_loss."""
+
+
+class Token(Record):
+    text: str
+    activation: float
+
+
+class Context(Record):
+    """A stretch of text around one place where a latent was looked at."""
+
+    band: str
+    """Where in the latent's range the middle token lies: `top`, `90-99%`, `50-90%`, `0-50%`."""
+    tokens: list[Token]
+    peak: int
+    """Index of the token the context was chosen for."""
+
+
+class Feature(Record):
+    """One latent, as the report shows it."""
+
+    dictionary: str
+    latent: int
+    density: float
+    """Share of places where it is on."""
+    maximum: float
+    raises: list[tuple[str, float]]
+    """Outputs its atom raises most through the direct path (change of the logit for one unit, centred over outputs)."""
+    lowers: list[tuple[str, float]]
+    contexts: list[Context]
+
+
+class CurvePoint(Record):
+    """One line of metrics.jsonl: places seen and the terms of the loss by group."""
+
+    places: int
+    terms: dict[str, dict[str, float]]
+
+
+class Report(Record):
+    """All a report page shows."""
+
+    scorecard: Scorecard
+    features: dict[str, list[Feature]]
+    """By dictionary site."""
+    curves: list[CurvePoint]
+    provenance: dict[str, str]
+
+

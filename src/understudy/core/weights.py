@@ -1,0 +1,54 @@
+"""Tensors on disk: safetensors only, checked before anything is believed, never a pickle."""
+
+import errno
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .records.errors import BadWeights
+
+_PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04")
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file. Raises OSError (ENOSPC kept) if the disk is full."""
+    plain = {k: v.detach().contiguous().cpu() for k, v in tensors.items()}
+    try:
+        save_file(plain, str(path))
+    except SafetensorError as error:
+        full = "No space left" in str(error) or "os error 28" in str(error)
+        raise OSError(errno.ENOSPC if full else errno.EIO, str(error)) from None
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file, in memory. Raises BadWeights for anything else, pickles by name."""
+    path = Path(path)
+    if not path.is_file():
+        raise BadWeights(f"there is no weights file {path}.")
+    with path.open("rb") as f:
+        head = f.read(8)
+    if head.startswith(_PICKLES):
+        raise BadWeights(
+            f"{path} is a pickle (torch.save), which can run code when opened: refused. Convert it where you trust it: "
+            "safetensors.torch.save_file(torch.load(path, weights_only=True), new_path)."
+        )
+    try:
+        with safe_open(str(path), framework="pt") as f:
+            return {k: f.get_tensor(k).clone() for k in f.keys()}  # noqa: SIM118
+    except (SafetensorError, json.JSONDecodeError, OSError, ValueError) as error:
+        raise BadWeights(
+            f"{path} ({path.stat().st_size} bytes) is not a whole safetensors file: {error}. It was cut short or "
+            "changed; restore it, or train again."
+        ) from None
+
+
+def check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Raises BadWeights if any value is NaN or infinite."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise BadWeights(f"{path}: {name} holds NaN or infinite values.")

@@ -1,0 +1,38 @@
+"""Cross-layer transcoder (Ameisen et al. 2025, "Circuit Tracing"): reads each MLP's input, writes this and every later
+MLP's output. One member a layer; the group owns the one bias of each written site."""
+
+from collections.abc import Sequence
+from typing import ClassVar, Self
+
+import torch
+
+from ..core.dictionary import Acts, Group, Sparsity
+from ..core.linear import LinearDictionary
+from ..core.site import Site
+from ._init import normalisation, unit_rows
+
+
+class CLTLayer(LinearDictionary):
+    """One layer of a cross-layer transcoder: reads one site, writes many, has no bias of its own."""
+
+    kind: ClassVar[str] = "clt"
+
+    @classmethod
+    def start(
+        cls, reads: Sequence[Site], writes: Sequence[Site], n_latents: int, sparsity: Sparsity, sample: Acts, seed: int
+    ) -> Self:
+        """Begin training: `sample` holds activations at the sites. Raises BadActivations."""
+        read, write = normalisation(sample, reads), normalisation(sample, writes)
+        arrays = {
+            "W_enc": unit_rows(n_latents, len(read.center), torch.Generator().manual_seed(seed)),
+            "b_enc": torch.zeros(n_latents), "W_dec": torch.zeros(n_latents, len(write.center)),
+            "in_center": read.center, "in_scale": read.scale, "out_scale": write.scale,
+        }  # fmt: skip
+        widths = [{s: sample[s].shape[-1] for s in sites} for sites in (reads, writes)]
+        return cls(widths[0], widths[1], sparsity, arrays)
+
+
+def clt_group(layers: Sequence[CLTLayer], sample: Acts) -> Group:
+    """Layers in forward order, summed, with one bias a site that starts at the site's geometric median."""
+    sites = tuple(dict.fromkeys(s for layer in layers for s in layer.writes))
+    return Group(layers, {s: normalisation(sample, [s]).center for s in sites})

@@ -1,0 +1,35 @@
+"""Acausal crosscoder: one set of latents for several sites (Lindsey et al. 2024, "Sparse Crosscoders")."""
+
+from collections.abc import Sequence
+from typing import ClassVar, Self
+
+import torch
+
+from ..core.dictionary import Acts, Sparsity
+from ..core.linear import LinearDictionary
+from ..core.site import Site
+from ._init import normalisation, unit_rows
+
+
+class Crosscoder(LinearDictionary):
+    """Reads and writes every site; each is normalised on its own, so that none outweighs the others.
+
+    It writes its first site before it has read its last: it intervenes and analyses, it cannot stand in (see
+    `AcausalReplacement`).
+    """
+
+    kind: ClassVar[str] = "crosscoder"
+
+    @classmethod
+    def start(
+        cls, reads: Sequence[Site], writes: Sequence[Site], n_latents: int, sparsity: Sparsity, sample: Acts, seed: int
+    ) -> Self:
+        """Begin training: `sample` holds activations at the sites. Raises BadActivations."""
+        center, scale = normalisation(sample, reads)
+        W = unit_rows(n_latents, len(center), torch.Generator().manual_seed(seed))
+        arrays = {
+            "W_enc": W, "b_enc": torch.zeros(n_latents), "W_dec": W / len(reads), "b_dec": torch.zeros(len(center)),
+            "in_center": center, "in_scale": scale, "out_center": center, "out_scale": scale,
+        }  # fmt: skip
+        widths = {s: sample[s].shape[-1] for s in reads}
+        return cls(widths, widths, sparsity, arrays)

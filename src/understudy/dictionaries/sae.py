@@ -1,0 +1,46 @@
+"""Sparse autoencoder with tied start and unit-norm decoder (Gao et al. 2024, arXiv:2406.04093, section 2 and A.1)."""
+
+from collections.abc import Sequence
+from typing import ClassVar, Self
+
+import torch
+
+from ..core.dictionary import Acts, Sparsity
+from ..core.linear import LinearDictionary
+from ..core.site import Site
+from ._init import normalisation, unit_rows
+
+
+class SAE(LinearDictionary):
+    """`x_hat = W_dec^T sparsity(W_enc (x - b_dec) + b_enc) + b_dec`, read and written at the same site(s).
+
+    b_dec starts at the data's geometric median; W_enc starts as W_dec; every row of W_dec has length 1 after each step.
+    """
+
+    kind: ClassVar[str] = "sae"
+    subtracts_b_dec: ClassVar[bool] = True
+
+    @classmethod
+    def start(
+        cls, reads: Sequence[Site], writes: Sequence[Site], n_latents: int, sparsity: Sparsity, sample: Acts, seed: int
+    ) -> Self:
+        """Begin training: `sample` holds activations at the sites. Raises BadActivations."""
+        center, scale = normalisation(sample, reads)
+        W_dec = unit_rows(n_latents, len(center), torch.Generator().manual_seed(seed))
+        arrays = {
+            "W_enc": W_dec, "b_enc": torch.zeros(n_latents), "W_dec": W_dec, "b_dec": torch.zeros(len(center)),
+            "in_center": center, "in_scale": scale, "out_center": center, "out_scale": scale,
+        }  # fmt: skip
+        widths = {s: sample[s].shape[-1] for s in reads}
+        return cls(widths, widths, sparsity, arrays)
+
+    @torch.no_grad()
+    def before_step(self) -> None:
+        """Remove the part of the gradient along each decoder row, which the norm constraint would undo."""
+        if self.W_dec.grad is not None:
+            along = (self.W_dec.grad * self.W_dec).sum(-1, keepdim=True)
+            self.W_dec.grad.addcmul_(along, self.W_dec, value=-1)
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        self.W_dec.div_(self.W_dec.norm(dim=-1, keepdim=True).clamp(min=1e-12))

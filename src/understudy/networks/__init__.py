@@ -1,0 +1,26 @@
+"""Networks by name, and adapters for any module. Listing them does not import torch."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from .listing import NetworkCard as NetworkCard
+from .listing import networks as networks
+
+if TYPE_CHECKING:
+    from .any_module import AnyModule as AnyModule
+    from .hf_causal_lm import HFCausalLM as HFCausalLM
+    from .hf_causal_lm import next_tokens as next_tokens
+    from .opening import open_network as open_network
+
+_HOMES = {
+    "AnyModule": "any_module",
+    "HFCausalLM": "hf_causal_lm",
+    "next_tokens": "hf_causal_lm",
+    "open_network": "opening",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'understudy.networks' has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

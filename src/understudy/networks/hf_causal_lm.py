@@ -1,0 +1,242 @@
+"""Causal language models of transformers, whatever their architecture: sites, parts, loss in nats, KL, top-1."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..core.batch import Batch
+from ..core.network import Calls, NamedSite, Network, Neurons, Part
+from ..core.records.errors import BadInput, UnderstudyError, WrongShape
+from ..core.site import Site
+from ._structure import Block, Child, analyse, block_paths, last_matrix, matrix
+
+N_SEQUENCES, N_PLACES = 3, 13
+"""Size of the example batch: primes that no width or number of heads is likely to equal."""
+CHUNK_BYTES = 1 << 26
+"""Largest temporary copy of logits: 64 MiB."""
+IGNORED = -100
+
+
+class HFCausalLM(Network):
+    """Any `AutoModelForCausalLM`, with its tokenizer where there is one.
+
+    Inputs are `input_ids` [batch, pos] and optionally `attention_mask`; positions are counted from the first real
+    token, so that left padding changes nothing. Targets are aligned with the output: `targets[:, p]` is the token that
+    follows place p.
+    """
+
+    family = "causal language model"
+
+    def __init__(self, module: nn.Module, name: str, tokenizer: Any = None) -> None:
+        super().__init__(module, name)
+        self.tokenizer = tokenizer
+        self.config: Any = module.config
+        text = getattr(self.config, "get_text_config", lambda: self.config)()
+        self.vocab_size: int = text.vocab_size
+        self._accepts = set(inspect.signature(module.forward).parameters)
+        self._padding_is_safe = False
+        self._block_paths = block_paths(module, getattr(text, "num_hidden_layers", None))
+
+    # -- inputs -----------------------------------------------------------------------------------------------------
+
+    def example(self) -> Batch:
+        g = torch.Generator().manual_seed(0)
+        ids = torch.randint(0, self.vocab_size, (N_SEQUENCES, N_PLACES), generator=g).to(self.device)
+        return Batch({"input_ids": ids}, targets=next_tokens(ids))
+
+    def forward(self, batch: Batch) -> Any:
+        """A ModelOutput with `logits` [batch, pos, vocab].
+
+        Raises BadInput for a padded batch if this architecture lets padding change the places behind it.
+        """
+        if not self._padding_is_safe and "attention_mask" in batch.inputs:
+            self._check_padding(batch.inputs["attention_mask"])
+        return self._forward(batch)
+
+    def _forward(self, batch: Batch) -> Any:
+        inputs = dict(batch.inputs)
+        mask = inputs.get("attention_mask")
+        if mask is not None and "position_ids" in self._accepts and "position_ids" not in inputs:
+            inputs["position_ids"] = (mask.long().cumsum(-1) - 1).clamp(min=0)
+        if "use_cache" in self._accepts:
+            inputs.setdefault("use_cache", False)  # pyright: ignore[reportArgumentType]
+        return self.module(**inputs)
+
+    @torch.no_grad()
+    def _check_padding(self, mask: Tensor) -> None:
+        if bool(mask.all()):
+            return
+        ids, n_pad = self.example().inputs["input_ids"], 4
+        padded = torch.cat([ids.new_zeros(len(ids), n_pad), ids], 1)
+        mask = torch.ones_like(padded)
+        mask[:, :n_pad] = 0
+        plain = self._forward(Batch({"input_ids": ids})).logits.float()
+        behind = self._forward(Batch({"input_ids": padded, "attention_mask": mask})).logits[:, n_pad:].float()
+        half = torch.finfo(next(self.module.parameters()).dtype).eps > 1e-5
+        if (plain - behind).abs().max() > (0.1 if half else 1e-3) * plain.std():
+            raise BadInput(
+                f"{self.name} ({type(self.module).__name__}) gives other outputs behind left padding. Pass sequences "
+                "of one length without padding, or pad on the right and leave the padding out of mask and targets."
+            )
+        self._padding_is_safe = True
+
+    # -- sites ------------------------------------------------------------------------------------------------------
+
+    def axes(self, site: Site, value: Tensor) -> tuple[tuple[str, ...], Calls]:
+        b, p = N_SEQUENCES, N_PLACES
+        shape = tuple(value.shape)
+        if value.dim() == 3 and shape[:2] == (b, p):
+            return ("batch", "pos", "d"), "depth"
+        if value.dim() == 3 and shape[0] == b and shape[2] == p:
+            return ("batch", "d", "pos"), "depth"
+        if value.dim() == 2 and shape[0] == b * p:
+            return ("row", "d"), "depth"
+        if value.dim() == 4 and shape[:2] == (b, p):
+            return ("batch", "pos", "head", "d"), "depth"
+        if value.dim() == 4 and shape[0] == b and shape[2] == p and shape[3] != p:
+            return ("batch", "head", "pos", "d"), "depth"
+        raise WrongShape(
+            f"{site} holds a tensor {shape} for {b} sequences of {p} tokens: it has no axes of batch, position and "
+            "features that a dictionary could use."
+        )
+
+    @cached_property
+    def blocks(self) -> list[Block]:
+        """The stack of blocks, and what attention, mixer and MLP of each were found to be."""
+        batch = self.example()
+        return analyse(self.module, lambda: self._forward(batch), self._block_paths, (N_SEQUENCES, N_PLACES))
+
+    @cached_property
+    def _named(self) -> tuple[NamedSite, ...]:
+        if not self._block_paths:
+            return ()
+        embed = Site(self._block_paths[0], "in")
+        names: dict[str, Site] = {"embed": embed}
+        for i, block in enumerate(self.blocks):
+            writes = _writes(block)
+            for child in block.children:
+                names |= {f"{child.role}_in.{i}": child.read, f"{child.role}_out.{i}": child.write}
+                if child in writes:
+                    names[f"{child.role}_write.{i}"] = writes[child]
+            names[f"resid.{i}"] = Site(block.path)
+        self.probe(names.values())
+        rows = [NamedSite(name, site, self.layout(site)) for name, site in names.items()]
+        return (*self._token_embed(embed), *rows)
+
+    def _token_embed(self, embed: Site) -> list[NamedSite]:
+        """The token embedding alone, where positions or a norm are added before block 0."""
+        table = self.module.get_input_embeddings()  # pyright: ignore[reportCallIssue]
+        path = next((n for n, m in self.module.named_modules() if m is table), None)
+        if path is None:
+            return []
+        site = Site(path)
+        values = self.record(self.example(), [site, embed])
+        if values[site].shape == values[embed].shape and torch.equal(values[site], values[embed]):
+            return []
+        return [NamedSite("token_embed", site, self.layout(site))]
+
+    def named_sites(self) -> tuple[NamedSite, ...]:
+        return self._named
+
+    @cached_property
+    def _parts(self) -> tuple[Part, ...]:
+        return tuple(
+            Part(f"{child.role}.{i}", child.read, child.write, child.modules)
+            for i, block in enumerate(self.blocks)
+            for child in block.children
+        )
+
+    def parts(self) -> tuple[Part, ...]:
+        return self._parts
+
+    @torch.no_grad()
+    def neurons(self, part: Part) -> Neurons | None:
+        for path in last_matrix(self.module, part.replaces):
+            module = self.module.get_submodule(path)
+            W, bias = matrix(module), getattr(module, "bias", None)
+            site = Site(path, "in")
+            try:
+                values = self.record(self.example(), [site, part.write])
+            except UnderstudyError:
+                continue
+            if W.shape[1] != values[part.write].shape[-1] or site == part.read:
+                continue
+            written = values[site].float() @ W.float() + (0.0 if bias is None else bias.float())
+            target = values[part.write].float()
+            tolerance = 1e-2 if torch.finfo(W.dtype).eps > 1e-5 else 1e-4
+            if (written - target).abs().max() <= tolerance * target.abs().max().clamp(min=1e-6):
+                return Neurons(site, W, bias)
+        return None
+
+    def aside(self) -> tuple[str, ...]:
+        head = self.module.get_output_embeddings()  # pyright: ignore[reportCallIssue]
+        return tuple(n for n, m in self.module.named_modules() if isinstance(m, nn.Embedding) or m is head)
+
+    # -- behaviour --------------------------------------------------------------------------------------------------
+
+    def loss(self, output: Any, batch: Batch) -> Float[Tensor, "batch pos"]:
+        """Cross-entropy of the next token in nats, in fp32, at places with a target; 0 elsewhere."""
+        if batch.targets is None:
+            raise BadInput(f"the loss of {self.name} needs targets: Batch(..., targets=next_tokens(input_ids)).")
+        targets = batch.targets.to(output.logits.device)
+        scored = targets != IGNORED
+        logits = output.logits
+
+        def nats(rows: slice) -> Tensor:
+            chosen = logits[scored_at[0][rows], scored_at[1][rows]]
+            return F.cross_entropy(chosen.float(), wanted[rows], reduction="none")
+
+        scored_at, wanted = scored.nonzero(as_tuple=True), targets[scored]
+        out = torch.zeros(targets.shape, device=logits.device)
+        return out.index_put(scored_at, _chunked(nats, len(wanted), logits.shape[-1], logits.device))
+
+    def divergence(self, a: Any, b: Any, batch: Batch) -> Float[Tensor, "batch pos"]:
+        """KL(a || b) between next-token distributions in nats, in fp32."""
+        p, q = a.logits.flatten(0, -2), b.logits.flatten(0, -2)
+
+        def nats(rows: slice) -> Tensor:
+            log_p, log_q = p[rows].float().log_softmax(-1), q[rows].float().log_softmax(-1)
+            return (log_p.exp() * (log_p - log_q)).sum(-1)
+
+        return _chunked(nats, len(p), p.shape[-1], p.device).reshape(a.logits.shape[:-1])
+
+    def choice(self, output: Any) -> Int[Tensor, "batch pos"]:
+        """The most likely next token."""
+        return output.logits.argmax(-1)
+
+
+def _writes(block: Block) -> dict[Child, Site]:
+    """Where what reaches the stream is not the child's own output but a norm behind it (Gemma 2, OLMo 2)."""
+    behind = [s for s in block.addends if s not in [c.write for c in block.children]]
+    if len(behind) != len(block.addends) or len(behind) != len(block.children):
+        return {}
+    return dict(zip(block.children, behind, strict=True))
+
+
+def next_tokens(ids: Int[Tensor, "batch pos"], mask: Tensor | None = None) -> Int[Tensor, "batch pos"]:
+    """Targets of a batch of token ids: the following token, -100 at the last place and wherever the mask is False."""
+    targets = torch.full_like(ids, IGNORED)
+    targets[:, :-1] = ids[:, 1:]
+    if mask is not None:
+        real = mask.bool()
+        targets[:, :-1] = torch.where(real[:, :-1] & real[:, 1:], targets[:, :-1], IGNORED)
+    return targets
+
+
+def with_targets(batch: Batch) -> Batch:
+    """The batch with next-token targets in place of its own."""
+    ids = batch.inputs["input_ids"]
+    return replace(batch, targets=next_tokens(ids, batch.inputs.get("attention_mask", batch.mask)))
+
+
+def _chunked(f: Callable[[slice], Tensor], n_rows: int, width: int, device: torch.device) -> Float[Tensor, " rows"]:
+    step = max(1, CHUNK_BYTES // (4 * width))
+    parts = [f(slice(i, i + step)) for i in range(0, n_rows, step)]
+    return torch.cat(parts) if parts else torch.zeros(0, device=device)

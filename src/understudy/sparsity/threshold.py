@@ -1,0 +1,34 @@
+"""Threshold: a latent is on where its pre-activation exceeds its own threshold.
+
+What every TopK and BatchTopK run is converted to, and JumpReLU at inference (Rajamanoharan et al. 2024,
+arXiv:2407.14435, eq. 3; raw thresholds, not their logarithms)."""
+
+from typing import Any, ClassVar
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..core.dictionary import Sparsity
+from ..core.latents import Latents, Pre
+
+
+class Threshold(Sparsity):
+    is_thresholded: ClassVar[bool] = True
+    theta: Tensor
+
+    def __init__(self, theta: Float[Tensor, " L"]) -> None:
+        """theta: in units of the pre-activations, at least 0."""
+        super().__init__()
+        self.register_buffer("theta", theta.detach().clone())
+
+    def forward(self, pre: Pre) -> Latents:
+        return pre.above(self.theta)
+
+    def settings(self) -> dict[str, Any]:
+        return {"name": "threshold"}
+
+    def scaled(self, factor: Tensor) -> "Threshold":
+        return Threshold(self.theta * factor)
+
+    def restrict(self, ids: Int[Tensor, " m"]) -> "Threshold":
+        return Threshold(self.theta[ids])

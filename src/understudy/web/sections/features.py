@@ -1,0 +1,117 @@
+"""The features, by layer: one line each to skim, contexts and outputs inside. Readable without a script."""
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+from ...core.records.scorecard import Context, Feature, Report
+from ..glossary import term
+from ..markup import Markup, join, tag
+from ..names import layer_names
+from ..numerals import number, percent, plain
+from ..tables import section
+from ..tokens import run_of_tokens, snippet, visible
+
+BANDS = ("top", "90-99%", "50-90%", "0-50%")
+
+
+def features(report: Report) -> Markup | None:
+    """A search box, then a list per dictionary; only the first list is open."""
+    if not any(report.features.values()):
+        return None
+    names = layer_names([*(row.site for row in report.scorecard.dictionaries), *report.features])
+    layers = [
+        _layer(site, names[site], found, i == 0) for i, (site, found) in enumerate(report.features.items()) if found
+    ]
+    total = sum(map(len, report.features.values()))
+    lead = join(
+        f"{total:,} latents with the text they answer to. The deeper the ",
+        term("activation", "shade"),
+        ", the stronger; the outlined token is the one the context was chosen for. Newlines show as ↵, tabs as ⇥, "
+        "runs of spaces as dots.",
+    )
+    return section("features", "Features", _controls(total), *layers, lead=lead)
+
+
+def _controls(total: int) -> Markup:
+    """Shown only where the script runs."""
+    search = tag("input", type="search", id="filter", placeholder="return, L0-12, def …", autocomplete="off")
+    orders = (("", "as listed"), ("density", "density"), ("maximum", "maximum"), ("latent", "number"))
+    options = [tag("option", label, value=value) for value, label in orders]
+    return tag(
+        "div",
+        tag("label", tag("span", "Find in contexts, outputs and numbers"), search),
+        tag("label", tag("span", "Sort by"), tag("select", *options, id="sort")),
+        tag("p", f"{total:,} features", id="found", role="status", aria_live="polite"),
+        class_="controls",
+        id="controls",
+        hidden=True,
+    )
+
+
+def _layer(site: str, name: str, found: Sequence[Feature], is_open: bool) -> Markup:
+    title = tag("h3", name, " ", tag("code", site), tag("span", f" {len(found):,} features", class_="soft"))
+    columns = tag(
+        "div",
+        tag("span", "latent"),
+        tag("span", "strongest context"),
+        tag("span", term("density"), class_="num"),
+        tag("span", term("activation", "Maximum"), class_="num"),
+        class_="feature-head",
+    )
+    rows = tag("div", *(_feature(f, name) for f in found), class_="feature-list")
+    return tag("details", tag("summary", title), columns, rows, class_="layer", id=f"features-{name}", open=is_open)
+
+
+def _feature(feature: Feature, layer: str) -> Markup:
+    strongest = feature.contexts[0] if feature.contexts else None
+    line = tag(
+        "summary",
+        tag("span", f"{layer}-{feature.latent}", class_="feature-name"),
+        tag("span", snippet(strongest, feature.maximum) if strongest else "no context", class_="snippet"),
+        tag("span", percent(feature.density), class_="num density"),
+        tag("span", plain(feature.maximum), class_="num maximum"),
+    )
+    # The anchor is inside, so that a browser without the script opens the feature for a link to it.
+    anchor = tag("div", *_inside(feature, layer), class_="feature-body", id=f"{layer}-{feature.latent}")
+    data = {"data_density": feature.density, "data_maximum": feature.maximum, "data_latent": feature.latent}
+    return tag("details", line, anchor, class_="feature", **data)
+
+
+def _inside(feature: Feature, layer: str) -> Iterator[Markup]:
+    yield tag("p", tag("a", f"#{layer}-{feature.latent}", href=f"#{layer}-{feature.latent}"), class_="soft anchor")
+    if feature.raises or feature.lowers:
+        yield tag(
+            "div",
+            _outputs(term("outputs", "Raises"), feature.raises, "up"),
+            _outputs("Lowers", feature.lowers, "down"),
+            class_="outputs",
+        )
+    for band, contexts in groupby(sorted(feature.contexts, key=_band_order), key=lambda c: c.band):
+        rows = [_context(c, feature.maximum) for c in contexts]
+        yield tag("h4", term("band", _band_name(band)), class_="band")
+        yield tag("ol", *rows, class_="contexts")
+
+
+def _band_order(context: Context) -> tuple[int, str]:
+    known = context.band in BANDS
+    return (BANDS.index(context.band) if known else len(BANDS), "" if known else context.band)
+
+
+def _band_name(band: str) -> str:
+    return band if band == "top" or not band.endswith("%") else f"{band} of the range".replace("-", "–")
+
+
+def _context(context: Context, maximum: float) -> Markup:
+    has_peak = 0 <= context.peak < len(context.tokens)
+    at = plain(context.tokens[context.peak].activation) if has_peak else ""
+    text = tag("bdi", run_of_tokens(context.tokens, context.peak, maximum), dir="ltr", class_="text")
+    return tag("li", tag("span", at, class_="at"), text)
+
+
+def _outputs(label: Markup | str, pairs: Sequence[tuple[str, float]], look: str) -> Markup | None:
+    if not pairs:
+        return None
+    items = [
+        tag("li", tag("bdi", visible(text)), " ", tag("span", number(by, 2, sign=True), class_="by")) for text, by in pairs
+    ]
+    return tag("div", tag("h4", label), tag("ul", *items, class_="chips outputs"), class_=look)

@@ -1,0 +1,105 @@
+"""Where the loss is lost: by labelled slice and by position in the sequence."""
+
+from ...core.records.metric import Measured
+from ...core.records.scorecard import Positions, Scorecard, Slice
+from ..charts import Dot, Line, dot_chart, legend, line_chart
+from ..glossary import term
+from ..markup import Markup, join, tag
+from ..numerals import figure, number, percent
+from ..scales import Scale, spanning
+from ..tables import section, span, table
+
+
+def places(card: Scorecard) -> Markup | None:
+    """Slices with the largest contribution first, then positions."""
+    if not card.slices and not card.positions:
+        return None
+    lead = "The excess loss of the whole, taken apart. Slices are sorted by what they add: share × excess loss."
+    slices = _slices(card.slices) if card.slices else None
+    along = tag("h3", "By position", id="positions"), positions_chart(card.positions), _positions(card.positions)
+    return section("places", "Where it is lost", slices, along if card.positions else None, lead=lead)
+
+
+def contribution(part: Slice) -> float | None:
+    """Nats per place that a slice adds to the excess loss of the whole."""
+    return part.share * part.delta_loss.value if isinstance(part.delta_loss, Measured) else None
+
+
+def by_contribution(slices: list[Slice]) -> list[Slice]:
+    return sorted(slices, key=lambda s: (contribution(s) is None, -(contribution(s) or 0.0)))
+
+
+def _slices(slices: list[Slice]) -> Markup:
+    ordered = by_contribution(slices)
+    dots = []
+    for part in ordered:
+        label = join(part.name, " ", tag("small", percent(part.share), class_="soft"))
+        figures = figure(part.delta_loss, sign=True, unit=False)
+        dots.append(Dot(label, figures, *span(part.delta_loss), look="ours"))
+    ends = [end for part in ordered for end in span(part.delta_loss) if end is not None]
+    scale = spanning(ends or [0.0, 1.0], zero=True)
+    chart = dot_chart(dots, scale, "Excess loss by slice", "nats per place of the slice; share of places beside the name")
+    rows = [
+        (
+            part.name,
+            percent(part.share),
+            figure(part.loss_clean, unit=False),
+            figure(part.loss_replaced, unit=False),
+            figure(part.delta_loss, sign=True, unit=False),
+            _added(part),
+        )
+        for part in ordered
+    ]
+    head = (
+        term("slice"),
+        "share of places",
+        term("loss", "network, nats"),
+        "understudy, nats",
+        term("delta_loss", "excess, nats"),
+        "adds, nats",
+    )
+    return join(chart, table("Slices, by what they add to the excess loss", head, rows))
+
+
+def _added(part: Slice) -> str:
+    added = contribution(part)
+    return "" if added is None else number(added, 3, sign=True)
+
+
+def positions_chart(positions: list[Positions], name: str = "the position in the sequence") -> Markup | None:
+    """Loss of both along the sequence, on a logarithmic axis if the bins widen."""
+    known = [p for p in positions if isinstance(p.loss_clean, Measured) and isinstance(p.loss_replaced, Measured)]
+    if len(known) < 2:
+        return None
+    widths = [p.last - p.first + 1 for p in known]
+    x_of = {id(p): (p.first + p.last) / 2 for p in known}
+    first, last = x_of[id(known[0])], x_of[id(known[-1])]
+    is_log = first > 0 and max(widths) > 4 * min(widths)
+    x = Scale(first * 0.85, last * 1.15, "log") if is_log else spanning([first, last])
+    clean = [(x_of[id(p)], p.loss_clean) for p in known]
+    ours = [(x_of[id(p)], p.loss_replaced) for p in known]
+    lines = [_line("the network itself", clean, "s-clean"), _line("understudy", ours, "s-ours")]
+    ends = [end for line in lines for bar in line.bars for end in bar]
+    said = ", ".join(f"{p.first}-{p.last}: {p.delta_loss}" for p in known[:12])
+    chart = line_chart(lines, x, spanning(ends, margin=0.1), f"Loss by {name}; excess {said}")
+    caption = tag("figcaption", f"Loss by {name} ", tag("span", "nats per place, 95% intervals", class_="soft"))
+    return tag("figure", caption, legend([(line.name, line.look) for line in lines]), chart, class_="chart")
+
+
+def _line(name: str, points: list, look: str) -> Line:
+    return Line(name, [(x, m.value) for x, m in points], look, [(m.low, m.high) for _, m in points], dots=True)
+
+
+def _positions(positions: list[Positions]) -> Markup:
+    rows = [
+        (
+            f"{p.first}" if p.first == p.last else f"{p.first}–{p.last}",
+            figure(p.loss_clean, unit=False),
+            figure(p.loss_replaced, unit=False),
+            figure(p.delta_loss, sign=True, unit=False),
+        )
+        for p in positions
+    ]
+    head = (term("position"), "network, nats", "understudy, nats", term("delta_loss", "excess, nats"))
+    body = table("Loss by position", head, rows)
+    return tag("details", tag("summary", "The same as a table"), body, class_="more")

@@ -1,0 +1,126 @@
+"""Arms: what is put in the network's place besides the understudy - ablations, and rivals at the measured L0."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ...baselines import PCA, Constant, LinearMap, PositionMean, RandomDictionary, Resample, TopNeurons
+from ...core.dictionary import Dictionary, Group
+from ...core.network import Network
+from ...core.records.progress import Progress
+from ...core.site import Site
+from ...data import Order
+from ...sparsity import Identity, TopK
+from .._data import Sequences
+
+FIT_SEQUENCES = 128
+ABLATIONS = ("zero", "mean", "position_mean", "resample")
+
+
+@dataclass(frozen=True)
+class Target:
+    """One written site, what its module reads, and the understudy's budget there."""
+
+    read: Site
+    write: Site
+    l0: float
+    n_latents: int
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Groups that replace every target at once."""
+
+    name: str
+    groups: list[Group]
+    from_partner: bool = False
+    """Runs with a recording of other sequences (resample ablation)."""
+    is_oracle: bool = False
+    note: str = ""
+
+
+def targets(groups: Sequence[Group], l0: dict[Site, float]) -> list[Target]:
+    """For each written site the member that reads beside it (a CLT's layer of the same module), else the site itself."""
+    out = []
+    for group in groups:
+        for site in group.writes:
+            nearest = next((m for m in group.members if m.writes[0] == site), group.members[0])
+            own = len(nearest.reads) == 1
+            read = nearest.reads[0] if own else site
+            out.append(Target(read, site, l0[site], nearest.n_latents))
+    return out
+
+
+@torch.no_grad()
+def build_arms(
+    network: Network, sequences: Sequences, wanted: Sequence[Target], seed: int, progress: Progress
+) -> list[Arm]:
+    """Ablations and rivals, fitted on sequences of the training split, one module at a time on clean activations."""
+    neurons = {p.write: network.neurons(p) for p in network.parts()}
+    sites = [s for t in wanted for s in (t.read, t.write)]
+    sites += [n.site for t in wanted if t.read != t.write and (n := neurons.get(t.write))]
+    count = min(FIT_SEQUENCES, len(sequences))
+    acts = {s: [] for s in dict.fromkeys(sites)}
+    whole = {t.write: [] for t in wanted}
+    picked = Order(len(sequences), seed).stream(0, count)
+    with progress.task("fitting rivals", len(wanted) + 1, "sites") as task:
+        for i in range(0, count, 16):
+            batch = sequences.batch(picked[i : i + 16])
+            for site, value in network.record(batch, acts).items():
+                if batch.mask is not None and not bool(batch.mask.all()):
+                    full = batch.mask.reshape(len(value), -1).all(1)
+                    value = value[full]
+                acts[site].append(value.reshape(-1, value.shape[-1]).float())
+                if site in whole:
+                    whole[site].append(value.float())
+        sample = {s: torch.cat(v) for s, v in acts.items()}
+        made: dict[str, list[Dictionary]] = {}
+        for j, t in enumerate(wanted):
+            task.update(j, str(t.write))
+            for name, dictionary in _rivals(t, sample, torch.cat(whole[t.write]), neurons.get(t.write), seed).items():
+                made.setdefault(name, []).append(dictionary)
+        task.update(len(wanted) + 1)
+    complete = {name: found for name, found in made.items() if len(found) == len(wanted)}
+    return [
+        Arm(name, [Group([d]) for d in found], name == "resample", found[0].is_oracle, NOTES.get(name, ""))
+        for name, found in complete.items()
+    ]
+
+
+def _rivals(t: Target, sample: dict, whole: torch.Tensor, neurons, seed: int) -> dict[str, Dictionary]:
+    k = max(1, round(t.l0))
+    out: dict[str, Dictionary] = {
+        "zero": Constant.zero(t.write, sample),
+        "mean": Constant.mean(t.write, sample),
+        "resample": Resample(t.write, sample[t.write][0]),
+        "pca": PCA.fit(t.write, sample, k, Identity()),
+        "random_dictionary": RandomDictionary.fit(t.read, t.write, t.n_latents, TopK(k), sample, seed),
+    }
+    if whole.dim() == 3:
+        out["position_mean"] = PositionMean.fit(t.write, whole)
+    if t.read == t.write:
+        d = sample[t.write].shape[-1]
+        out["top_channels_mean_filled"] = TopNeurons.channels(t.write, d, min(k, d), sample)
+        return out
+    out["linear_map"] = LinearMap.fit(t.read, t.write, sample, Identity())
+    if neurons is not None:
+        out["top_neurons"] = TopNeurons(neurons.site, t.write, neurons.W, neurons.bias, k)
+        out["top_neurons_mean_filled"] = TopNeurons.mean_filled(
+            neurons.site, t.write, neurons.W, neurons.bias, k, sample
+        )
+    return out
+
+
+NOTES = {
+    "zero": "writes 0",
+    "mean": "writes the mean over training text",
+    "position_mean": "writes the mean at each position",
+    "resample": "writes what another sequence held at the same position",
+    "pca": "the k directions of the true output that explain most variance, k = the understudy's L0",
+    "random_dictionary": "random encoder directions, best decoder, the same L0",
+    "linear_map": "best linear map from input to output; no latents",
+    "top_neurons": "the module's k strongest hidden units, the rest at 0",
+    "top_neurons_mean_filled": "the module's k strongest hidden units, the rest at their mean",
+    "top_channels_mean_filled": "the k strongest coordinates, the rest at their mean",
+}

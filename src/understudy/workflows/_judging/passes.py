@@ -1,0 +1,127 @@
+"""One pass over the evaluation sequences: every arm on the same places, summed by sequence."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...core.batch import Batch
+from ...core.dictionary import Group
+from ...core.network import Network
+from ...core.records.errors import AcausalReplacement
+from ...core.records.metric import NotMeasured
+from ...core.records.progress import Progress
+from ...core.replacement import STANDALONE, Recording, Replacement
+from ...core.site import Site
+from ...metrics import ArmSums, Reconstruction, Sparsity
+from .._data import Sequences
+from .arms import Arm
+
+BATCH = 8
+UNDERSTUDY, CLEAN = "understudy", "clean"
+
+
+@dataclass
+class Local:
+    """A group's own figures on the network's activations, before anything is replaced."""
+
+    group: Group
+    sites: dict[Site, Reconstruction]
+    sparsity: list[Sparsity]
+
+
+def local_pass(
+    network: Network, groups: Sequence[Group], sequences: Sequences, picked: Tensor, progress: Progress
+) -> list[Local]:
+    """Reconstruction and sparsity of every group over the sequences `picked`."""
+    n = len(picked)
+    out = [
+        Local(g, {s: Reconstruction(s, n) for s in g.writes}, [Sparsity(n, m.n_latents) for m in g.members])
+        for g in groups
+    ]
+    sites = [s for g in groups for s in (*g.reads, *g.writes)]
+    with progress.task("local figures", n, "sequences") as task:
+        for i in range(0, n, BATCH):
+            at = torch.arange(i, min(i + BATCH, n))
+            batch = sequences.batch(picked[at])
+            acts = network.record(batch, sites)
+            for local in out:
+                encoded = local.group.encode(acts)
+                for site, hat in local.group.write([e.z for e in encoded], acts).items():
+                    local.sites[site].update(acts[site].float(), hat, at, _places(batch.mask, hat))
+                for counter, e in zip(local.sparsity, encoded, strict=True):
+                    counter.update(e.z, at, _places(batch.mask, e.z))
+            task.update(i + len(at))
+    return out
+
+
+def _places(mask: Tensor | None, value: Any) -> Tensor | None:
+    """The mask where it has the value's places (a convolution's pixels have none)."""
+    shape = value.shape[:-1] if isinstance(value, Tensor) else value.shape
+    return mask if mask is not None and mask.shape == shape else None
+
+
+@torch.no_grad()
+def behaviour_pass(
+    network: Network,
+    groups: Sequence[Group],
+    arms: Sequence[Arm],
+    sequences: Sequences,
+    picked: Tensor,
+    labels: Tensor | None,
+    tags: Mapping[str, Sequence[str]],
+    progress: Progress,
+) -> dict[str, ArmSums] | NotMeasured:
+    """Sums for `clean`, `understudy` and every arm. labels: the token kind of each target, [n, places], or None.
+
+    NotMeasured if the understudy cannot run in the network's place (an acausal crosscoder).
+    """
+    runs = {UNDERSTUDY: Replacement(network, groups)} | {a.name: Replacement(network, a.groups) for a in arms}
+    partner = {a.name for a in arms if a.from_partner}
+    sums = {name: ArmSums(name, len(picked), tags) for name in (CLEAN, *runs)}
+    n = len(picked)
+    with progress.task("running arms", n * len(sums), "sequences") as task:
+        for i in range(0, n, BATCH):
+            at = torch.arange(i, min(i + BATCH, n))
+            batch = sequences.batch(picked[at])
+            other = sequences.batch(picked[(at + n // 2) % n])
+            clean = network.forward(batch)
+            _add(sums[CLEAN], network, batch, at, clean, clean, labels)
+            for j, (name, replacement) in enumerate(runs.items()):
+                recording = _partner(replacement, other) if name in partner else None
+                try:
+                    output = replacement.run(batch, STANDALONE, recording).output
+                except AcausalReplacement as error:
+                    return NotMeasured(not_measured=str(error))
+                _add(sums[name], network, batch, at, clean, output, labels)
+                task.update(i * len(sums) + len(at) * (j + 2), name)
+    return sums
+
+
+def _partner(replacement: Replacement, batch: Batch) -> Recording:
+    values = replacement.network.record_calls(batch, replacement.sites)
+    layout = replacement.network.layout
+    acts = {(s, c): layout(s).rows(v) for s, calls in values.items() for c, v in enumerate(calls)}
+    return Recording(acts, {}, {})
+
+
+def _add(
+    sums: ArmSums, network: Network, batch: Batch, at: Tensor, clean: Any, output: Any, labels: Tensor | None
+) -> None:
+    loss = network.loss(output, batch)
+    kl = network.divergence(clean, output, batch)
+    choices = network.choice(output)
+    agree = None if isinstance(choices, NotMeasured) else (choices == network.choice(clean)).float()
+    if batch.targets is not None:
+        scored = batch.targets != -100
+    else:
+        scored = batch.mask if batch.mask is not None else torch.ones_like(kl, dtype=torch.bool)
+    position = torch.arange(kl.shape[1]).expand(kl.shape[:2]) if kl.dim() == 2 else None
+    sums.add(
+        at, scored,
+        loss=None if isinstance(loss, NotMeasured) else loss,
+        kl=kl, agree=agree, position=position,
+        tags=None if labels is None else {"kind": labels[at]},
+    )  # fmt: skip

@@ -1,0 +1,101 @@
+"""Finished runs on disk: dictionaries as safetensors plus groups.json, opened again as groups."""
+
+import os
+import platform
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..core.dictionary import DictionarySpec, Group, Sparsity
+from ..core.linear import LinearDictionary
+from ..core.records.artifact import RunFolder
+from ..core.records.errors import BadFolder, BadWeights, UnknownName
+from ..core.site import Site
+from ..core.weights import check_finite, load_tensors, save_tensors
+from ..sparsity import BatchTopK, Identity, Threshold, TopK
+from ._training.build import KINDS
+
+
+def save_groups(folder: RunFolder, groups: Sequence[Group]) -> None:
+    """Write weights.safetensors and groups.json."""
+    tensors: dict[str, torch.Tensor] = {}
+    described = []
+    for i, group in enumerate(groups):
+        members = []
+        for j, member in enumerate(group.members):
+            spec = member.spec()
+            tensors |= {f"{i}.{j}.{name}": value for name, value in spec.arrays.items()}
+            reads, writes = [str(s) for s in spec.reads], [str(s) for s in spec.writes]
+            members.append({"kind": spec.kind, "reads": reads, "writes": writes, "settings": spec.settings})
+        tensors |= {f"{i}.b_dec.{j}": b.detach() for j, b in enumerate(group.b_dec)}
+        described.append({"members": members, "b_dec": [str(s) for s in group.writes] if len(group.b_dec) else []})
+    folder.write("weights.safetensors", lambda path: save_tensors(path, tensors))
+    folder.write_json("groups.json", described)
+
+
+def load_groups(folder: RunFolder) -> list[Group]:
+    """Open a finished run's groups. Raises BadWeights, BadFolder."""
+    if not folder.file("groups.json").exists():
+        hint = f"Finish it: understudy train --out {folder.path} --resume" if folder.checkpoints() else "Train it again."
+        raise BadFolder(f"the run at {folder.path} is not finished: it has no dictionaries yet. {hint}")
+    path = folder.file("weights.safetensors")
+    tensors = load_tensors(path)
+    check_finite(path, tensors)
+    groups = []
+    for i, described in enumerate(folder.read_json("groups.json")):
+        members = []
+        for j, m in enumerate(described["members"]):
+            prefix = f"{i}.{j}."
+            arrays = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+            missing = {"W_enc", "b_enc", "W_dec"} - set(arrays)
+            if missing:
+                raise BadWeights(f"{path} lacks {', '.join(prefix + name for name in sorted(missing))}.")
+            sites = [tuple(Site.parse(s) for s in m[key]) for key in ("reads", "writes")]
+            members.append(from_spec(DictionarySpec(m["kind"], sites[0], sites[1], m["settings"], arrays)))
+        biases = {Site.parse(s): tensors[f"{i}.b_dec.{j}"] for j, s in enumerate(described["b_dec"])}
+        groups.append(Group(members, biases))
+    return groups
+
+
+def from_spec(spec: DictionarySpec) -> LinearDictionary:
+    """A dictionary from plain data. Raises UnknownName for a kind or rule that is not known."""
+    if spec.kind not in KINDS:
+        raise UnknownName.among("kind of dictionary", spec.kind, KINDS)
+    arrays = {k: v for k, v in spec.arrays.items() if not k.startswith("sparsity.")}
+    made = KINDS[spec.kind].__new__(KINDS[spec.kind])
+    reads = dict(zip(spec.reads, spec.settings["d_reads"], strict=True))
+    writes = dict(zip(spec.writes, spec.settings["d_writes"], strict=True))
+    LinearDictionary.__init__(made, reads, writes, sparsity(spec.settings["sparsity"], spec.arrays), arrays)
+    return made.eval().requires_grad_(False)
+
+
+def sparsity(settings: dict[str, Any], arrays: dict[str, torch.Tensor] | None = None) -> Sparsity:
+    """A sparsity rule from its settings and, for learned ones, its arrays (`sparsity.theta`)."""
+    rules = {
+        "topk": lambda: TopK(settings["k"]),
+        "batch_topk": lambda: BatchTopK(settings["k"]),
+        "identity": Identity,
+        "threshold": lambda: Threshold((arrays or {})["sparsity.theta"]),
+    }
+    if settings["name"] not in rules:
+        raise UnknownName.among("sparsity rule", settings["name"], rules)
+    return rules[settings["name"]]()
+
+
+def provenance() -> dict[str, str]:
+    """What a bit-exact repeat depends on."""
+    return {
+        "understudy": version("understudy"), "torch": torch.__version__, "transformers": version("transformers"),
+        "python": platform.python_version(), "processor": _processor(), "threads": str(torch.get_num_threads()),
+        "deterministic": str(torch.are_deterministic_algorithms_enabled()),
+    }  # fmt: skip
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    names = [x.split(":", 1)[1].strip() for x in info.read_text().splitlines() if x.startswith("model name")] if info.exists() else []
+    name = names[0] if names else platform.processor() or platform.machine()
+    return f"{name}, {os.cpu_count()} cores" + (f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "")

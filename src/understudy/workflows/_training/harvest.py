@@ -1,0 +1,72 @@
+"""Harvest: shuffled rows of activations at many sites from one stopped forward pass, as a function of (seed, chunk).
+
+A chunk is a set of sequences drawn from all over the data; its rows are permuted together and served once. Nothing is
+carried from one chunk to the next, so a run resumes by harvesting its current chunk again.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ...core.network import Network
+from ...core.records.errors import BadActivations
+from ...core.site import Site
+from ...data import Order
+from .._data import Sequences
+
+FORWARD_SEQUENCES = 16
+
+
+@dataclass
+class Harvest:
+    """Activations of `network` at `sites` over `sequences`, `chunk_sequences` sequences at a time."""
+
+    network: Network
+    sequences: Sequences
+    sites: Sequence[Site]
+    seed: int
+    chunk_sequences: int
+    _order: Order = field(init=False)
+    _buffer: dict[Site, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._order = Order(len(self.sequences), self.seed)
+
+    def chunk(self, number: int) -> dict[Site, Tensor]:
+        """Rows [n, d] of each site, fp32, unshuffled; one preallocated buffer is reused. Raises BadActivations."""
+        picked = self._order.batch(number, self.chunk_sequences)
+        filled = 0
+        for i in range(0, len(picked), FORWARD_SEQUENCES):
+            batch = self.sequences.batch(picked[i : i + FORWARD_SEQUENCES])
+            acts = self.network.record(batch, self.sites)
+            n = 0
+            for site, value in acts.items():
+                rows = value.reshape(-1, value.shape[-1])
+                if batch.mask is not None and not bool(batch.mask.all()):
+                    rows = rows[batch.mask.reshape(-1)]
+                if not bool(torch.isfinite(rows).all()):
+                    raise BadActivations(
+                        f"{site} gave NaN or infinite activations on sequences "
+                        f"{picked[i : i + FORWARD_SEQUENCES].tolist()} of the data (chunk {number})."
+                    )
+                n = len(rows)
+                self._place(site, rows, filled, value[0].numel() // value.shape[-1])
+            filled += n
+        return {site: rows[:filled] for site, rows in self._buffer.items()}
+
+    def _place(self, site: Site, rows: Tensor, at: int, places: int) -> None:
+        if site not in self._buffer:
+            self._buffer[site] = torch.empty(self.chunk_sequences * places, rows.shape[-1], device=rows.device)
+        self._buffer[site][at : at + len(rows)] = rows
+
+    def batches(self, number: int, size: int, skip: int = 0) -> Iterator[dict[Site, Tensor]]:
+        """The chunk's rows in an order fixed by (seed, number), `size` at a time, the first `skip` batches left out."""
+        rows = self.chunk(number)
+        n = len(next(iter(rows.values())))
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + number) % (1 << 63))
+        order = torch.randperm(n, generator=generator)
+        for start in range(skip * size, n, size):
+            index = order[start : start + size]
+            yield {site: value.index_select(0, index.to(value.device)) for site, value in rows.items()}

@@ -1,0 +1,15 @@
+"""`networks`: what comes with the package."""
+
+from typing import Any
+
+from ..core.records.config import Config
+from ..networks import networks
+
+
+class NetworksConfig(Config):
+    """Nothing to choose."""
+
+
+def list_networks(config: NetworksConfig) -> list[dict[str, Any]]:
+    """Rows with `name`, `family`, `description`, `parameters`."""
+    return [dict(row) if isinstance(row, dict) else row.model_dump() for row in networks()]

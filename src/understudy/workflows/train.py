@@ -1,0 +1,271 @@
+"""`train`: fit dictionaries to a network's activations, all sites from one harvest; resumable at any kill."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import BeforeValidator, PositiveInt
+from torch import Tensor
+
+from ..core.dictionary import Group
+from ..core.network import Network
+from ..core.objective import TrainingState
+from ..core.records.artifact import RunFolder
+from ..core.records.config import Config
+from ..core.records.errors import BadInput, NonFiniteLoss
+from ..core.records.progress import SILENT, Progress
+from ..core.weights import save_tensors
+from ..networks import open_network
+from ..objectives import LocalFVU
+from ._data import Sequences, open_sequences
+from ._runs import load_groups, provenance, save_groups, sparsity
+from ._training.build import build, plan
+from ._training.finish import Conversion, finish
+from ._training.harvest import Harvest
+from ._training.trainer import Schedule, Trainer
+
+LOG_EVERY = 20
+CHUNK_BYTES = 256 << 20
+
+
+def count(text: Any) -> Any:
+    """`2M`, `500k`, `1.5B` as whole numbers."""
+    if isinstance(text, str) and text and text[-1] in "kKmMbB":
+        scale = {"k": 10**3, "m": 10**6, "b": 10**9}[text[-1].lower()]
+        try:
+            return round(float(text[:-1]) * scale)
+        except ValueError:
+            return text
+    return text
+
+
+Count = Annotated[PositiveInt, BeforeValidator(count)]
+
+
+class TrainConfig(Config):
+    """Everything a training run depends on."""
+
+    network: str = "demo"
+    """demo, demo:NAME, hf:ORG/NAME, hf:PATH or py:package.module:function."""
+    kind: str = "transcoder"
+    """sae, transcoder, crosscoder or clt."""
+    sites: str = "mlp"
+    """Short names, globs, paths or TransformerLens names, separated by commas. See `understudy sites NETWORK`."""
+    n_latents: PositiveInt = 1024
+    """Latents of each dictionary."""
+    k: int = 16
+    """Latents kept at each place."""
+    sparsity: Literal["topk", "batch_topk"] = "topk"
+    """Rule from pre-activations to latents during training; the run ends with per-latent thresholds."""
+    tokens: Count = 2_000_000
+    """Places to train on; 500k, 2M and 1B are understood."""
+    data: str = "stdlib"
+    """stdlib, text:FILE_OR_FOLDER_OR_GLOB or hf:DATASET[:SPLIT]."""
+    context: PositiveInt | None = None
+    """Tokens a sequence; by default 256 or the network's own limit."""
+    batch: PositiveInt = 2048
+    """Places a step."""
+    lr: float | None = None
+    """Peak learning rate; by default 4e-3 x sqrt(1024 / n_latents)."""
+    aux_weight: float = 1 / 32
+    """Weight of AuxK, which revives dead latents."""
+    k_aux: int | None = None
+    """Dead latents AuxK uses at a place; by default a power of two near half the written width."""
+    dead_after: Count | None = None
+    """Places of silence after which a latent counts as dead; by default a tenth of the run, at most 10M."""
+    ema: float = 0.999
+    """Decay of the moving average of the weights that the run ends with; 0 turns it off."""
+    seed: int = 0
+    """Decides starting directions, the order of the data and the rows of each batch."""
+    out: Path = Path("runs/train")
+    """Folder of the run."""
+    resume: bool = False
+    """Continue the run in `out` from its last checkpoint."""
+    checkpoint_s: float = 60.0
+    """Seconds between checkpoints."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished run: its folder, network, groups (thresholded, in raw units), and what thresholds changed."""
+
+    folder: RunFolder
+    config: TrainConfig
+    network: Network
+    groups: list[Group]
+    conversion: dict[str, Conversion]
+
+    def __repr__(self) -> str:
+        rows = "\n".join(f"  {site}: {c}" for site, c in self.conversion.items())
+        return f"Trained({self.folder.path}, {len(self.groups)} groups)\n{rows}"
+
+
+def train(config: TrainConfig, progress: Progress = SILENT, network: Network | None = None) -> Trained:
+    """Train, convert to thresholds, save. Raises BadInput and its kin before anything is written.
+
+    Killed at any moment, `resume` reaches the same weights, optimiser state and next batches bit for bit (same torch,
+    processor and thread count).
+    """
+    folder, config = _folder(config)
+    network = network or open_network(config.network)
+    what = plan(network, config.kind, config.sites)
+    _check(config)
+    network.probe(what.sites)
+    sequences = open_sequences(network, config.data, "train", config.context, 2 * config.tokens)
+    harvest = Harvest(network, sequences, what.sites, config.seed, _chunk_sequences(network, sequences, what.sites))
+    if config.resume and folder.file("groups.json").exists():
+        progress.say(f"{folder.path} is already finished.")
+        saved = {k: Conversion(**v) for k, v in folder.read_json("thresholds.json").items()}
+        return Trained(folder, config, network, load_groups(folder), saved)
+    trainer = _start(config, harvest, what)
+    position = {"chunk": 0, "batch": 0}
+    if config.resume:
+        position = _restore(folder, trainer, progress)
+    else:
+        RunFolder.create(folder.path)
+        folder.write_text("config.yaml", config.to_yaml())
+    folder.write_json("provenance.json", provenance())
+    progress.say(f"training {len(trainer.groups)} groups at {len(what.sites)} sites; results go to {folder.path}")
+    _loop(config, folder, trainer, harvest, position, progress)
+    conversion = finish(config, folder, network, trainer, harvest, progress)
+    groups = load_groups(folder)
+    return Trained(folder, config, network, groups, conversion)
+
+
+def _folder(config: TrainConfig) -> tuple[RunFolder, TrainConfig]:
+    if not config.resume:
+        if config.out.exists() and (config.out.is_file() or any(config.out.iterdir())):
+            RunFolder.create(config.out)  # raises with what to do
+        return RunFolder(config.out), config
+    folder = RunFolder.open(config.out)
+    saved = TrainConfig.from_yaml(folder.file("config.yaml"))
+    free, default = {"out", "resume", "checkpoint_s"}, TrainConfig()
+    changed = [
+        f"{k}: {getattr(saved, k)!r} -> {v!r}"
+        for k, v in config
+        if k not in free and v != getattr(saved, k) and v != getattr(default, k)
+    ]
+    if changed:
+        raise BadInput(
+            f"{config.out} was started with other values ({'; '.join(changed)}). Resume it as it was (only "
+            f"{', '.join(sorted(free))} may differ), or start a new run in another --out."
+        )
+    same = {"out": config.out, "resume": True, "checkpoint_s": config.checkpoint_s}
+    return folder, saved.model_copy(update=same)
+
+
+def _check(config: TrainConfig) -> None:
+    if config.k > config.n_latents:
+        raise BadInput(f"k={config.k} is more than n_latents={config.n_latents}: lower --k or raise --n-latents.")
+    sparsity({"name": config.sparsity, "k": config.k})
+    for name, value in (("lr", config.lr), ("aux_weight", config.aux_weight)):
+        if value is not None and not 0 <= value < float("inf"):
+            raise BadInput(f"{name}={value}: it must be a number, 0 or above.")
+    if not 0 <= config.ema < 1:
+        raise BadInput(f"ema={config.ema}: a decay lies in [0, 1); 0 turns averaging off.")
+
+
+def _chunk_sequences(network: Network, sequences: Sequences, sites: tuple) -> int:
+    """Sequences harvested at a time: as many as fit 256 MiB of activations, between 16 and 256."""
+    batch = sequences.batch(slice(0, 1))
+    places = batch.mask.numel() if batch.mask is not None else 1
+    row_bytes = 4 * sum(network.width(s) for s in sites)
+    return max(16, min(256, CHUNK_BYTES // (row_bytes * places), len(sequences)))
+
+
+def _start(config: TrainConfig, harvest: Harvest, what: Any) -> Trainer:
+    """Groups and counters at step 0: a function of the config alone, so that a resumed run starts from the same."""
+    sample = {s: v[:32768].clone() for s, v in harvest.chunk(0).items()}
+    rule = {"name": config.sparsity, "k": config.k}
+    groups = build(what, config.n_latents, lambda: sparsity(rule), sample, config.seed)
+    states = [TrainingState({s: float(sample[s].var(0, correction=0).sum()) for s in g.writes}) for g in groups]
+    d_out = max(harvest.network.width(s) for g in groups for s in g.writes)
+    k_aux = config.k_aux if config.k_aux is not None else 1 << max(0, (d_out // 2).bit_length() - 1)
+    return Trainer(
+        groups=groups,
+        objective=LocalFVU(k_aux, config.aux_weight),
+        states=states,
+        schedule=Schedule(config.lr if config.lr is not None else 4e-3 * (1024 / config.n_latents) ** 0.5),
+        total_places=config.tokens,
+        dead_after=config.dead_after or min(10_000_000, max(1, config.tokens // 10)),
+        ema=config.ema,
+    )
+
+
+def _restore(folder: RunFolder, trainer: Trainer, progress: Progress) -> dict[str, int]:
+    steps = folder.checkpoints()
+    now = provenance()
+    before = folder.read_json("provenance.json") if folder.file("provenance.json").exists() else now
+    changed = [f"{k}: {before[k]} -> {now[k]}" for k in now if before.get(k) != now[k]]
+    if changed:
+        progress.say("not bit-exact with the first part of the run, as these changed: " + "; ".join(changed))
+    folder.truncate_metrics(steps[-1] if steps else 0)
+    if not steps:
+        progress.say(f"{folder.path} was stopped before its first checkpoint: starting again.")
+        return {"chunk": 0, "batch": 0}
+    state = trainer.load(folder.file(f"checkpoints/{steps[-1]}"))
+    progress.say(f"resuming at step {trainer.step}, {trainer.places:,} places")
+    return {"chunk": state["chunk"], "batch": state["batch"]}
+
+
+def _loop(
+    config: TrainConfig, folder: RunFolder, trainer: Trainer, harvest: Harvest, position: dict, progress: Progress
+) -> None:
+    saved_at = time.monotonic()
+
+    def save(at: dict[str, int]) -> None:
+        nonlocal saved_at
+        folder.save_checkpoint(trainer.step, lambda path: trainer.save(path, at))
+        saved_at = time.monotonic()
+
+    with progress.task("training", config.tokens, "places") as task:
+        task.update(trainer.places)
+        try:
+            for acts, position in _rows(config, harvest, position):  # noqa: B020
+                if trainer.places >= config.tokens:
+                    break
+                terms = _guarded(folder, trainer, acts)
+                if trainer.step % LOG_EVERY == 0:
+                    folder.append_metrics(_line(trainer, terms))
+                    task.update(trainer.places, f"fvu {sum(float(t['fvu']) for t in terms) / len(terms):.3f}")
+                if time.monotonic() - saved_at > config.checkpoint_s:
+                    save(position)
+        except KeyboardInterrupt:
+            # A step is not interrupted half-way in anything that is saved: counters change after all weights did,
+            # and a checkpoint of a torn step would show; so the last whole checkpoint stands.
+            progress.say(f"stopped. Continue with: understudy train --out {folder.path} --resume")
+            raise
+
+
+def _rows(
+    config: TrainConfig, harvest: Harvest, position: dict[str, int]
+) -> Iterator[tuple[dict, dict[str, int]]]:
+    """Batches of rows from a position on, each with the position after it."""
+    chunk, skip = position["chunk"], position["batch"]
+    while True:
+        n = skip
+        for acts in harvest.batches(chunk, config.batch, skip):
+            n += 1
+            yield acts, {"chunk": chunk, "batch": n}
+        chunk, skip = chunk + 1, 0
+
+
+def _guarded(folder: RunFolder, trainer: Trainer, acts: dict[Any, Tensor]) -> list[dict[str, Tensor]]:
+    try:
+        return trainer.train_step(acts)
+    except NonFiniteLoss as error:
+        path = folder.write("bad_batch.safetensors", lambda p: save_tensors(p, {str(s): v for s, v in acts.items()}))
+        raise NonFiniteLoss(f"{error} The batch is in {path}. Lower --lr, or look at its largest activations.") from None
+
+
+def _line(trainer: Trainer, terms: list[dict[str, Tensor]]) -> dict[str, Any]:
+    lr = trainer.schedule(trainer.places / trainer.total_places)
+    groups = {
+        g.name: {k: float(v) for k, v in t.items()} | {"dead": d, "lr": lr}
+        for g, t, d in zip(trainer.groups, terms, trainer.dead_share(), strict=True)
+    }
+    return {"step": trainer.step, "places": trainer.places, "groups": groups}
+
