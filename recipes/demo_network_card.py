@@ -119,7 +119,7 @@ def xz_bits(documents: list[Document]) -> np.ndarray:
     return np.array([8 * len(lzma.compress(item.text.encode(), preset=9 | lzma.PRESET_EXTREME)) for item in documents])
 
 
-def measure(work: Path, out: Path) -> dict:
+def measure(work: Path, out: Path, note: str) -> dict:
     network = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(out)
     train, held_out = list(Stdlib("train")), list(Stdlib("held_out"))
@@ -145,6 +145,7 @@ def measure(work: Path, out: Path) -> dict:
             "tokens_per_step": ROWS * CONTEXT,
             "precision": "bfloat16 autocast",
             "seed": SEED,
+            "note": note,
             "wall_s": curve[-1]["wall_s"],
             "tokens_per_s": curve[-1]["tokens_per_s"],
         },
@@ -182,11 +183,12 @@ def page(card: dict) -> str:
         return "{value:.3f} [{low:.3f}, {high:.3f}]".format(**card[name])
 
     paragraphs = "\n\n".join(
-        textwrap.fill(text, 120)
+        textwrap.fill(text, 120, break_on_hyphens=False)
         for text in (
             f"Held out: {corpus['held_out_is']}. A module is on the same side in Python 3.11, 3.12 and 3.13, but its "
             "text is not: on another version's text the figure is another one.",
             f"Bits per byte: {BITS_PER_BYTE_IS}.",
+            *([f"This run: {training['note']}."] if training["note"] else []),
         )
     )
     return f"""# {card["name"]}
@@ -216,9 +218,10 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("--work", type=Path, required=True, help="folder that demo_network.py trained in")
     parser.add_argument("--out", type=Path, required=True, help="folder to write the network to")
+    parser.add_argument("--note", default="", help="what about this run differs from the recipe, for the card")
     asked = parser.parse_args()
     export(asked.work, asked.out)
-    card = measure(asked.work, asked.out)
+    card = measure(asked.work, asked.out, asked.note)
     write_json(asked.out / "card.json", card)
     (asked.out / "README.md").write_text(page(card))
     print(page(card))

@@ -1,4 +1,4 @@
-"""The import direction: faces -> workflows -> shelves -> core, and no shelf imports another. Imports are read, not run."""
+"""The import direction: faces -> workflows -> shelves -> core, no shelf imports another. Read, not run."""
 
 import ast
 import subprocess
@@ -72,7 +72,9 @@ def _outside(path: Path) -> Iterator[tuple[str, ...]]:
 
 
 def test_no_file_is_long():
-    long = {str(p.relative_to(SRC)): n for p in PACKAGE.rglob("*.py") if (n := len(p.read_text().splitlines())) > MAX_LINES}
+    long = {
+        str(p.relative_to(SRC)): n for p in PACKAGE.rglob("*.py") if (n := len(p.read_text().splitlines())) > MAX_LINES
+    }
     assert long == {}
 
 

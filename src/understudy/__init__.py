@@ -9,19 +9,21 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "open_network": "networks", "AnyModule": "networks", "HFCausalLM": "networks", "networks": "networks",
+    "open_network": "networks", "AnyModule": "networks", "HFCausalLM": "networks",
     "open_data": "data", "find_sites": "core.names", "find_parts": "core.names",
     "Site": "core.site", "Tap": "core.tap", "Batch": "core.batch", "Network": "core.network", "Layout": "core.network",
+    "Part": "core.network", "NamedSite": "core.network",
     "Latents": "core.latents", "Dictionary": "core.dictionary", "Group": "core.dictionary",
     "Replacement": "core.replacement", "Policy": "core.replacement",
     "SAE": "dictionaries", "Transcoder": "dictionaries", "Crosscoder": "dictionaries", "CLTLayer": "dictionaries",
     "TopK": "sparsity", "BatchTopK": "sparsity", "Threshold": "sparsity",
     "TrainConfig": "workflows.train", "train": "workflows.train", "Trained": "workflows.train",
     "EvaluateConfig": "workflows.evaluate", "evaluate": "workflows.evaluate", "open_run": "workflows.evaluate",
-    "report": "workflows.report",
+    "ReportConfig": "workflows.report", "report": "workflows.report",
+    "DemoConfig": "workflows.demo", "demo": "workflows.demo",
 }  # fmt: skip
 
-__all__ = [*_HOMES, "__version__"]  # noqa: PLE0604
+__all__ = [*_HOMES, "__version__"]
 
 
 def __getattr__(name: str) -> Any:
@@ -32,5 +34,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
-
-

@@ -245,7 +245,9 @@ def _sample(network: Network, sites) -> Acts:
     acts = network.record(network.example(), sites)
     rows = {s: v.reshape(-1, v.shape[-1]) for s, v in acts.items()}
     generator = torch.Generator().manual_seed(1)
-    return {s: v.repeat(8, 1) + 0.01 * torch.randn(len(v) * 8, v.shape[1], generator=generator) for s, v in rows.items()}
+    return {
+        s: v.repeat(8, 1) + 0.01 * torch.randn(len(v) * 8, v.shape[1], generator=generator) for s, v in rows.items()
+    }
 
 
 def _started(kind, network, reads, writes, rule=None):

@@ -74,7 +74,7 @@ def test_the_first_delta_is_exactly_two_times_what_was_written():
 def test_an_acausal_crosscoder_is_refused_by_name_and_told_what_to_do():
     c = customer("crosscoder")
     replacement = Replacement(c.network, c.groups)
-    with pytest.raises(AcausalReplacement, match="Crosscoder must write .* waits for blocks.2:out.*intervene"):
+    with pytest.raises(AcausalReplacement, match=r"Crosscoder must write .* waits for blocks.2:out.*intervene"):
         replacement.run(c.network.example())
     with pytest.raises(AcausalReplacement, match=r"recording=replacement.record"):
         replacement.intervene(c.network.example(), {c.groups[0].members[0]: lambda z: z})
@@ -82,13 +82,13 @@ def test_an_acausal_crosscoder_is_refused_by_name_and_told_what_to_do():
 
 def test_two_groups_that_write_one_site_are_refused():
     c = customer("sae")
-    with pytest.raises(AmbiguousWrite, match="two groups write blocks.1:out"):
+    with pytest.raises(AmbiguousWrite, match=r"two groups write blocks\.1:out"):
         Replacement(c.network, [*c.groups, *c.groups])
 
 
 def test_a_policy_with_errors_asks_for_its_recording():
     c = customer("sae")
-    with pytest.raises(NeedsRecording, match="replacement.record"):
+    with pytest.raises(NeedsRecording, match=r"replacement\.record"):
         Replacement(c.network, c.groups).run(c.network.example(), MEASURED_ERRORS)
 
 
@@ -109,7 +109,9 @@ def test_decode_is_the_sum_of_atoms_times_values(name):
             assert part.shape[:-1] == z.shape
 
 
-@pytest.mark.parametrize("name", ["sae", "transcoder", "clt", "crosscoder", "parameters", "gated_neurons", "batch_topk"])
+@pytest.mark.parametrize(
+    "name", ["sae", "transcoder", "clt", "crosscoder", "parameters", "gated_neurons", "batch_topk"]
+)
 def test_linearised_rows_give_back_every_value(name):
     found, acts = members(name)
     for member in found:

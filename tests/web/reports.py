@@ -49,9 +49,9 @@ HOSTILE = [
     "<svg/onload=alert(7)>",
 ]
 
-CODE = (
-    "def| fetch|(|self|,| url|:| str|,| *|,| timeout|=|None|)|:|\n|        |\"\"\"|Open| the| connection| and| return"
-    "| what| it| says|.\"\"\"|\n|        |if| not| self|.|_|closed|:|\n|            |raise| Runtime|Error|(|'|Session"
+CODE = (  # noqa: SIM905
+    'def| fetch|(|self|,| url|:| str|,| *|,| timeout|=|None|)|:|\n|        |"""|Open| the| connection| and| return'
+    '| what| it| says|."""|\n|        |if| not| self|.|_|closed|:|\n|            |raise| Runtime|Error|(|\'|Session'
     "| is| closed|'|)|\n|        |for| name|,| value| in| headers|.|items|()|:|\n|            |request|.|add|_|header"
     "|(|name|,| value|)|\n|        |return| response|.|read|()|\n|\n|class| Token|izer|(|object|)|:|\n|    |import| os"
 ).split("|")
@@ -104,7 +104,13 @@ def feature(rng: random.Random, site: str, latent: int, n_contexts: int, texts: 
     lowers = [(rng.choice(texts), -rng.uniform(0.2, 0.9)) for _ in range(8)]
     density = 10 ** rng.uniform(-4, -1)
     return Feature(
-        dictionary=site, latent=latent, density=density, maximum=maximum, raises=raises, lowers=lowers, contexts=contexts
+        dictionary=site,
+        latent=latent,
+        density=density,
+        maximum=maximum,
+        raises=raises,
+        lowers=lowers,
+        contexts=contexts,
     )
 
 

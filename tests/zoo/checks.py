@@ -63,7 +63,12 @@ def gradient(network: Network, site: Site) -> None:
 def replace(network: Network, site: Site) -> None:
     batch, d, clean = network.example(), network.width(site), output(network)
     for scale in (1.0, 0.0):
-        arrays = {"W_enc": torch.eye(d), "b_enc": torch.zeros(d), "W_dec": scale * torch.eye(d), "b_dec": torch.zeros(d)}
+        arrays = {
+            "W_enc": torch.eye(d),
+            "b_enc": torch.zeros(d),
+            "W_dec": scale * torch.eye(d),
+            "b_dec": torch.zeros(d),
+        }
         dictionary = LinearDictionary({site: d}, {site: d}, Identity(), arrays)
         with torch.no_grad():
             out = first_tensor(Replacement(network, [Group([dictionary])]).run(batch).output)
@@ -73,9 +78,7 @@ def replace(network: Network, site: Site) -> None:
             assert not torch.allclose(out, clean)
 
 
-CHECKS: dict[str, Callable[[Network, Site], None]] = {
-    f.__name__: f for f in (read, edit, stop, gradient, replace)
-}
+CHECKS: dict[str, Callable[[Network, Site], None]] = {f.__name__: f for f in (read, edit, stop, gradient, replace)}
 
 
 def outcomes(case: Case) -> dict[str, str]:
@@ -100,7 +103,9 @@ def row(case: Case, found: dict[str, str]) -> str:
     (site,) = find_sites(network, case.site)
     layout = network.layout(site)
     cells = ["yes" if v == "yes" else f"refuses ({v.split(':')[0]})" for v in found.values()]
-    calls = f"#{site.call}, depth" if site.call is not None else {"time": f"{layout.n_calls}, time"}.get(layout.calls, "1")
+    calls = (
+        f"#{site.call}, depth" if site.call is not None else {"time": f"{layout.n_calls}, time"}.get(layout.calls, "1")
+    )
     return f"| {case.name} | `{site}` | {', '.join(layout.axes)} | {calls} | {' | '.join(cells)} |"
 
 

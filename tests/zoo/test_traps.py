@@ -4,12 +4,16 @@ import pytest
 import torch
 
 from understudy.core.batch import Batch
+from understudy.core.dictionary import Group
+from understudy.core.linear import LinearDictionary
 from understudy.core.names import find_parts, find_sites
 from understudy.core.records.errors import BadInput, SiteError, SiteNeverFired, UnknownName
+from understudy.core.replacement import MEASURED_ERRORS, Replacement
 from understudy.core.site import Site
 from understudy.core.tap import Tap
+from understudy.sparsity import Identity
 
-from .cases import CASES
+from .cases import CASES, LANGUAGE_MODELS, Case
 
 BY_NAME = {case.name: case for case in CASES}
 
@@ -58,9 +62,13 @@ def test_call_indices_start_again_with_each_forward_pass():
 
 @pytest.mark.parametrize(
     ("name", "path"),
-    [("impala policy", "stages.0.pool"), ("impala policy", "stages.0.conv"), ("resnet", "encoder.stages.0.layers.0.layer"),
-     ("falcon", "transformer.h.1.mlp")],
-)  # fmt: skip
+    [
+        ("impala policy", "stages.0.pool"),
+        ("impala policy", "stages.0.conv"),
+        ("resnet", "encoder.stages.0.layers.0.layer"),
+        ("falcon", "transformer.h.1.mlp"),
+    ],
+)
 def test_what_is_rewritten_in_place_is_read_as_it_was(name: str, path: str):
     network = BY_NAME[name].network()
     site, batch = Site(path), network.example()
@@ -111,3 +119,40 @@ def test_transformer_lens_names_mean_what_they_mean_there():
     assert find_sites(gemma2, "blocks.1.mlp.hook_out") == (Site("model.layers.1.mlp"),)
     with pytest.raises(UnknownName, match=r"cannot be translated.*no neurons"):
         find_sites(BY_NAME["mixtral"].network(), "blocks.1.mlp.hook_post")
+
+
+@pytest.mark.parametrize("case", LANGUAGE_MODELS, ids=lambda case: case.name)
+def test_language_models_name_their_parts_and_survive_left_padding(case: Case):
+    network = case.network()
+    n_blocks = sum(row.name.startswith("resid.") for row in network.named_sites())
+    mixing = [p for p in network.parts() if p.name.startswith(("attn.", "mixer."))]
+    assert len(mixing) == n_blocks * (2 if case.name == "rwkv" else 1)
+    mlps = [p for p in network.parts() if p.name.startswith("mlp.")]
+    assert len(mlps) == (0 if case.name in ("mamba", "mamba2", "rwkv") else n_blocks)
+    has_neurons = [network.neurons(p) is not None for p in mlps]
+    experts = {"mixtral": [False] * 3, "gpt_oss": [False] * 3, "jamba": [True, False, True]}
+    assert has_neurons == experts.get(case.name, [True] * len(mlps))
+    if case.name == "rwkv":
+        return
+    assert all(block.addends for block in network.blocks)
+    ids = network.example().inputs["input_ids"]
+    mask = torch.ones(3, 18, dtype=torch.long)
+    mask[:, :5] = 0
+    padded = torch.cat([torch.zeros(3, 5, dtype=torch.long), ids], 1)
+    behind = network.forward(Batch({"input_ids": padded, "attention_mask": mask})).logits[:, 5:]
+    torch.testing.assert_close(behind, network.forward(network.example()).logits, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("case", LANGUAGE_MODELS, ids=lambda case: case.name)
+def test_every_part_can_be_replaced_and_its_error_added_back(case: Case):
+    network = case.network()
+    batch, groups = network.example(), []
+    for part in network.parts():
+        d_in, d_out = network.width(part.read), network.width(part.write)
+        arrays = {"W_enc": torch.eye(d_in), "b_enc": torch.zeros(d_in), "W_dec": torch.zeros(d_in, d_out)}
+        groups.append(Group([LinearDictionary({part.read: d_in}, {part.write: d_out}, Identity(), arrays)]))
+    replacement = Replacement(network, groups)
+    clean = network.forward(batch).logits
+    kept = replacement.run(batch, MEASURED_ERRORS, replacement.record(batch)).output.logits
+    torch.testing.assert_close(kept, clean, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(replacement.run(batch).output.logits, clean)

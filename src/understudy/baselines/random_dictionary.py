@@ -1,4 +1,4 @@
-"""A dictionary of random directions with the best decoder for them: what sparsity alone buys, without learned features."""
+"""Random directions with the best decoder for them: what sparsity alone buys, without learned features."""
 
 from typing import ClassVar, Self
 

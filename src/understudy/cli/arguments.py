@@ -25,7 +25,9 @@ def parse(name: str, command: "Command", config: type[C], args: list[str]) -> C:
     _check_flags(name, config, args)
     flags = [a.split("=")[0] for a in args]
     if command.required and not helping and command.positional not in values and f"--{command.positional}" not in flags:
-        raise BadInput(f"`understudy {name}` needs a {command.positional}: understudy {name} {command.positional.upper()}")
+        raise BadInput(
+            f"`understudy {name}` needs a {command.positional}: understudy {name} {command.positional.upper()}"
+        )
     if command.required:
         values = {command.positional: "", **values}
     default = config.checked(values, file or "the defaults")
@@ -46,7 +48,7 @@ def _take_config(args: list[str]) -> tuple[str | None, list[str]]:
 
 def _check_flags(name: str, config: type[Config], args: list[str]) -> None:
     known = {f"--{field.replace('_', '-')}" for field in config.model_fields}
-    known |= {f"--no-{field.replace('_', '-')}" for field in config.model_fields}
+    known |= {f"--no-{name.replace('_', '-')}" for name, f in config.model_fields.items() if f.annotation is bool}
     for arg in args:
         flag = arg.split("=")[0].replace("_", "-")
         if arg.startswith("--") and flag not in known | {"--help", "--config", "--json"}:

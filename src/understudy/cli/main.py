@@ -33,9 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(usage())
         return 0 if args else 2
     if args[0] == "--version":
-        from understudy import __version__
+        from importlib.metadata import version
 
-        print(f"understudy {__version__}")
+        print(f"understudy {version('understudy')}")
         return 0
     as_json = "--json" in args
     try:

@@ -73,7 +73,9 @@ def _rivals(card: Scorecard) -> Table:
         mark = " (oracle)" if rival.is_oracle else ""
         delta, paired = figure(rival.replacement.delta_loss), figure(rival.paired_delta_loss)
         table.add_row(name + mark, figure(rival.l0, 0), delta, paired, rival.verdict)
-    table.caption = "An oracle reads what the replaced module itself computes. A verdict needs a paired interval without 0."
+    table.caption = (
+        "An oracle reads what the replaced module itself computes. A verdict needs a paired interval without 0."
+    )
     return table
 
 

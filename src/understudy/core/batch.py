@@ -1,7 +1,8 @@
 """Batch: what a network is run on, and which of its places count."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Bool, Int
 from torch import Tensor
@@ -13,9 +14,9 @@ class Batch:
 
     inputs: Mapping[str, Tensor]
     """Keyword arguments of the module's forward, e.g. `input_ids` of shape [batch, pos]."""
-    mask: Bool[Tensor, "batch *places"] | None = None
+    mask: Bool[Tensor, " batch *places"] | None = None
     """True at real places; None means all are real. Padding, and what the user excludes, is False."""
-    targets: Int[Tensor, "batch *places"] | None = None
+    targets: Int[Tensor, " batch *places"] | None = None
     """What the output at each place should be (next token, action, class); -100 where there is none."""
     tags: Mapping[str, Tensor] = field(default_factory=dict)
     """Other columns over places: `document`, `position` in the document, token `kind`."""
@@ -37,3 +38,12 @@ class Batch:
             targets=take(self.targets),
             tags={k: v[rows] for k, v in self.tags.items()},
         )
+
+
+@runtime_checkable
+class Sequences(Protocol):
+    """A finite list of sequences that batches are drawn from. `data.Packed` is one."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, rows: Sequence[int] | slice | Tensor) -> Batch: ...

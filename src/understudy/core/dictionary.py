@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
-import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
@@ -28,7 +27,7 @@ class Context:
 
     inputs: Mapping[str, Tensor] = field(default_factory=dict)
     """Keyword arguments of the network's forward."""
-    mask: Bool[Tensor, "batch *places"] | None = None
+    mask: Bool[Tensor, " batch *places"] | None = None
     call: int = 0
     """Which call of a module that is called repeatedly."""
     clean: Acts | None = None
@@ -39,11 +38,11 @@ NO_CONTEXT = Context()
 
 
 class Linearised(NamedTuple):
-    """On this input, `value[z] = sum over sites of rows[site][index[z]] . x[site] + bias[index[z]]`."""
+    """On this input, `value[z] = sum over sites of rows[site][which[z]] . x[site] + bias[which[z]]`."""
 
     rows: dict[Site, Float[Tensor, "m d"]]
     bias: Float[Tensor, " m"]
-    index: Int[Tensor, " Z"]
+    which: Int[Tensor, " Z"]
 
 
 class DictionarySpec(NamedTuple):

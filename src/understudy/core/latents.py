@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ class Pattern:
     """Which latents are kept at which rows: row r holds `ids[offsets[r]:offsets[r+1]]` (CSR)."""
 
     ids: Int[Tensor, " Z"]
-    offsets: Int[Tensor, " R+1"]
+    offsets: Int[Tensor, " R_plus_1"]
     n_latents: int
 
     @cached_property
@@ -56,7 +56,7 @@ class Pattern:
         return _bag(rows, table, offsets, values[order])
 
     def dot(self, left: Float[Tensor, "R d"], right: Float[Tensor, "L d"]) -> Float[Tensor, " Z"]:
-        """left[row] . right[id] for each occurrence, in chunks. Where many pairs are wanted, a dense product is cheaper."""
+        """left[row] . right[id] for each occurrence, in chunks; by a dense product where many pairs are wanted."""
         if len(self.ids) * DENSE_SHARE >= len(left) * len(right):
             step = max(1, CHUNK_BYTES // (left.element_size() * max(1, len(right))))
             starts, o = range(0, len(left), step), self.offsets
@@ -250,6 +250,7 @@ class Latents:
         return f"Latents(places={self.shape}, n_latents={self.n_latents}, mean l0={mean:.1f})"
 
 
+@runtime_checkable
 class Pre(Protocol):
     """Pre-activations, computed where asked for and never materialised whole."""
 
@@ -280,9 +281,7 @@ class Pre(Protocol):
 class LinearPre:
     """Pre-activations `x W^T + b` of a linear encoder. W has one row for each latent."""
 
-    def __init__(
-        self, x: Float[Tensor, "*places d"], W: Float[Tensor, "L d"], b: Float[Tensor, " L"]
-    ) -> None:
+    def __init__(self, x: Float[Tensor, "*places d"], W: Float[Tensor, "L d"], b: Float[Tensor, " L"]) -> None:
         self.shape, self.n_latents = tuple(x.shape[:-1]), W.shape[0]
         self.x, self.W, self.b = x.reshape(-1, x.shape[-1]), W, b
 

@@ -81,7 +81,7 @@ class LinearDictionary(Dictionary):
                     f"the dictionary reads d={d} at {site} but the network gives d={acts[site].shape[-1]}. "
                     "Was it trained on another network?"
                 )
-        x = torch.cat([acts[s] for s in self.reads], -1) if len(self.reads) > 1 else acts[self.reads[0]]
+        x = torch.cat([acts[s] for s in self.reads], -1) if len(self.reads) != 1 else acts[self.reads[0]]
         return (x.to(self.W_enc.dtype) - self.in_center) / self.in_scale
 
     def _split(self, y: Float[Tensor, "*places d_out"]) -> dict[Site, Tensor]:
@@ -131,8 +131,11 @@ class LinearDictionary(Dictionary):
         s_in, s_out = self.in_scale, self.out_scale
         arrays: dict[str, Tensor] = {}
         if self.subtracts_b_dec:
-            if not torch.equal(s_in, s_out) or s_in.unique().numel() != 1:
-                raise WrongShape("an SAE is folded with one scale for what it reads and writes.")
+            same = torch.equal(s_in, s_out) and torch.equal(self.in_center, self.out_center)
+            if not same or s_in.unique().numel() != 1 or self.W_skip is not None:
+                raise WrongShape(
+                    "an SAE is folded with one center and one scale for what it reads and writes, and no skip."
+                )
             s = s_in[0]
             assert self.b_dec is not None
             arrays = {"W_enc": self.W_enc, "b_enc": self.b_enc * s, "W_dec": self.W_dec}
@@ -162,7 +165,7 @@ class LinearDictionary(Dictionary):
         return new
 
     def with_sparsity(self, sparsity: Sparsity) -> Self:
-        return self._like({k: v for k, v in self.arrays().items()}, sparsity)
+        return self._like(self.arrays(), sparsity)
 
     def arrays(self) -> dict[str, Tensor]:
         """Parameters and normalisation, without the sparsity rule's."""

@@ -41,6 +41,8 @@ def find_sites(network: Network, patterns: Patterns) -> tuple[Site, ...]:
 
     def rank(site: Site) -> tuple[int, int, int]:
         # A site without a short name keeps the order in which modules are registered, after those that have one.
+        if site.is_input:
+            return (-1, 0, True)
         return (order.get(site, last), modules.get(site.module, -1), site.direction != "in")
 
     return tuple(sorted(found, key=rank))

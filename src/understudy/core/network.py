@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from . import costs
-from .batch import Batch
+from .batch import Batch, Sequences
 from .records.errors import ActivationOverwritten, SiteError, UnknownName, WrongShape
 from .records.metric import NotMeasured
 from .site import Site
@@ -121,15 +121,18 @@ class Network:
         """Axis names of one call's tensor at a site, and what repeated calls mean. Never guessed from rank alone."""
         raise WrongShape(f"{self.name} does not say how {site} with shape {tuple(value.shape)} is laid out.")
 
+    def prepare(self, batch: Batch) -> None:
+        """Checks that need forward passes of their own, done once and before anything listens. Raises BadInput."""
+
     def explicit(self) -> AbstractContextManager[Any]:
         """Inside, fused operations run as verified explicit twins, and their inner sites exist."""
         return nullcontext()
 
-    def loss(self, output: Any, batch: Batch) -> Float[Tensor, "batch *places"] | NotMeasured:
+    def loss(self, output: Any, batch: Batch) -> Float[Tensor, "batch ..."] | NotMeasured:
         """Loss in nats at each place that has a target (`batch.targets != -100`), 0 elsewhere."""
         return NotMeasured(not_measured=f"{self.name} has no loss of its own")
 
-    def divergence(self, a: Any, b: Any, batch: Batch) -> Float[Tensor, "batch *places"]:
+    def divergence(self, a: Any, b: Any, batch: Batch) -> Float[Tensor, "batch ..."]:
         """How far output b is from output a at each place; for categorical outputs KL(a || b) in nats."""
         raise NotImplementedError
 
@@ -138,6 +141,24 @@ class Network:
         return NotMeasured(not_measured=f"{self.name} makes no discrete choice")
 
     divergence_unit: str = "nats"
+    tokenizer: Any = None
+    """For networks that read text: turns the data a command names into their inputs."""
+    max_context: int = 1 << 20
+    """Longest sequence the network was made for."""
+    vocab_size: int = 0
+    """Number of token ids, for networks that have them."""
+
+    def sequences(self, split: str) -> Sequences | None:
+        """What a network without a tokenizer runs on, for split "train" and "held_out". None: it reads text."""
+        return None
+
+    def generate(self, prompts: Tensor, n_new: int, seed: int) -> Tensor | NotMeasured:
+        """Prompts [batch, pos] continued by n_new tokens; the same seed gives the same random numbers."""
+        return NotMeasured(not_measured=f"{self.name} does not generate")
+
+    def logit_effects(self, directions: Float[Tensor, "m d"]) -> Float[Tensor, "m outputs"] | None:
+        """What one unit of each direction adds to the outputs directly; None if there is no such path."""
+        return None
 
     # -- implemented once -------------------------------------------------------------------------------------------
 
@@ -165,6 +186,8 @@ class Network:
     def probe(self, sites: Iterable[Site]) -> None:
         """Learn the layouts of many sites in one forward pass."""
         todo = [s for s in dict.fromkeys(sites) if s not in self._layouts and not s.is_input]
+        if not todo:
+            return
         batch = self.example()
         with Tap(self.module, todo, clone=True) as tap:
             self.forward(batch)
@@ -188,7 +211,7 @@ class Network:
         A module called over time gives [batch, time, d].
         """
         calls = self.record_calls(batch, reads, stop=stop)
-        return {s: self._unflatten(s, self.stack(s, v), batch) for s, v in calls.items()}
+        return {s: self.stack(s, v, batch.n_sequences) for s, v in calls.items()}
 
     @torch.no_grad()
     def record_calls(self, batch: Batch, reads: Iterable[Site], *, stop: bool = True) -> dict[Site, list[Tensor]]:
@@ -196,6 +219,7 @@ class Network:
         reads = tuple(dict.fromkeys(reads))
         inside = [s for s in reads if not s.is_input]
         self.probe(inside)
+        self.prepare(batch)
         out = {s: [self.input(batch, s)] for s in reads if s.is_input}
         if not inside:
             return out
@@ -209,19 +233,23 @@ class Network:
             return self.record_calls(batch, reads, stop=stop)
         return out | {s: tap.calls(s) for s in inside}
 
-    def stack(self, site: Site, values: list[Tensor]) -> Tensor:
+    def stack(self, site: Site, values: list[Tensor], n_sequences: int) -> Tensor:
         """One tensor [batch, *places, d] from a site's calls; calls over time become the second axis."""
         if site.is_input:
             return values[0]
-        layout = self.layout(site)
-        rows = [layout.rows(v) for v in values]
-        if layout.calls == "time":
-            return torch.stack(rows, 1)
-        return rows[0]
+        rows = [self.rows(site, v, n_sequences) for v in values]
+        return torch.stack(rows, 1) if self.layout(site).calls == "time" else rows[0]
 
-    def _unflatten(self, site: Site, rows: Tensor, batch: Batch) -> Tensor:
-        flat = not site.is_input and "row" in self.layout(site).axes
-        return rows.unflatten(0, (batch.n_sequences, -1)) if flat else rows
+    def rows(self, site: Site, value: Tensor, n_sequences: int) -> Float[Tensor, "batch *places d"]:
+        """One call's tensor with batch first and features last; places that the module flattened are unfolded."""
+        layout = self.layout(site)
+        rows = layout.rows(value)
+        return rows.unflatten(0, (n_sequences, -1)) if "row" in layout.axes else rows
+
+    def value(self, site: Site, rows: Float[Tensor, "batch *places d"]) -> Tensor:
+        """Inverse of `rows`: the tensor as the module made it."""
+        layout = self.layout(site)
+        return layout.value(rows.flatten(0, -2) if "row" in layout.axes else rows)
 
     def input(self, batch: Batch, site: Site) -> Tensor:
         if site.port not in batch.inputs:

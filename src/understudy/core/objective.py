@@ -32,8 +32,10 @@ class Loss(NamedTuple):
 
 
 class Objective(Protocol):
-    needs: Literal["rows", "sequences"]
-    """`rows`: shuffled places; `sequences`: whole inputs, run through the network."""
+    @property
+    def needs(self) -> Literal["rows", "sequences"]:
+        """`rows`: shuffled places; `sequences`: whole inputs, run through the network."""
+        ...
 
     def __call__(
         self,

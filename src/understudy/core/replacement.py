@@ -85,7 +85,10 @@ class Replacement:
     ) -> Run:
         """One forward pass with the groups in place. Padded places keep the network's own activations."""
         if policy.needs_recording and recording is None:
-            raise NeedsRecording("this policy adds errors measured on a clean pass: pass recording=replacement.record(batch).")
+            raise NeedsRecording(
+                "this policy adds errors measured on a clean pass: pass recording=replacement.record(batch)."
+            )
+        self.network.prepare(batch)
         with self.installed(policy, recording, edits, batch) as state:
             output = self.network.forward(batch)
         return Run(output, state.latents_by_dictionary())
@@ -128,7 +131,7 @@ class Replacement:
         acts: dict[Key, Tensor] = {}
         for site, calls in values.items():
             for call, value in enumerate(calls):
-                acts[site, call] = value if site.is_input else self.network.layout(site).rows(value)
+                acts[site, call] = value if site.is_input else self.network.rows(site, value, batch.n_sequences)
         latents: dict[tuple[Dictionary, int], Latents] = {}
         errors: dict[Key, Tensor] = {}
         for group in self.groups:
@@ -164,6 +167,10 @@ class _Pass:
         self.latents.clear()
         self.written.clear()
 
+    @property
+    def n_sequences(self) -> int:
+        return next(len(v) for v in self.inputs.values() if isinstance(v, Tensor))
+
     def latents_by_dictionary(self) -> dict[Dictionary, list[Latents]]:
         out: dict[Dictionary, list[Latents]] = {}
         for (dictionary, _), z in sorted(self.latents.items(), key=lambda item: item[0][1]):
@@ -172,9 +179,9 @@ class _Pass:
 
     def visit(self, site: Site, value: Tensor, n: int) -> Tensor:
         """Called where the network reaches a site: a group that writes it reads the raw value, others the new one."""
-        layout = self.of.network.layout(site)
-        call = n if layout.calls == "time" else 0
-        raw = new = layout.rows(value)
+        network = self.of.network
+        call = n if network.layout(site).calls == "time" else 0
+        raw = new = network.rows(site, value, self.n_sequences)
         for i, group in enumerate(self.of.groups):
             if site in group.writes:
                 self.seen[i, site, call] = raw
@@ -182,7 +189,7 @@ class _Pass:
         for i, group in enumerate(self.of.groups):
             if site in group.reads and site not in group.writes:
                 self.seen[i, site, call] = new
-        return value if new is raw else layout.value(new)
+        return value if new is raw else network.value(site, new)
 
     def _masked(self, new: Tensor, raw: Tensor) -> Tensor:
         if new is raw or self.mask is None or self.mask.shape != raw.shape[:-1] or bool(self.mask.all()):
@@ -236,7 +243,8 @@ class _Pass:
                     "causal kind (clt, transcoder) to run."
                 )
                 raise AcausalReplacement(
-                    f"{type(member).__name__} must write {', '.join(map(str, member.writes))} but still waits for {site}. {fix}"
+                    f"{type(member).__name__} must write {', '.join(map(str, member.writes))} "
+                    f"but still waits for {site}. {fix}"
                 )
         return found
 

@@ -27,7 +27,7 @@ class Site:
     def __post_init__(self) -> None:
         if ":" in self.port or "#" in self.port or not self.port:
             raise UnknownName(f"{self.port!r} cannot be a port: use 'in', 'out' or a path such as 'out.1'.")
-        if not self.is_input and self.direction not in ("in", "out"):
+        if not self.is_input and self.port.split(".")[0] not in ("in", "out"):
             raise UnknownName(
                 f"{self.port!r} is not a port of module {self.module!r}. Ports start with 'in' or 'out'; "
                 f"'out.1' names the second element of an output, 'in.mask' a keyword input."
@@ -52,10 +52,10 @@ class Site:
     @classmethod
     def parse(cls, text: str) -> "Site":
         """Inverse of `str`. A bare module path means its output."""
-        module, colon, port = text.rpartition(":")
+        where, hashed, call = text.partition("#")
+        module, colon, port = where.rpartition(":")
         if not colon:
-            module, port = text, "out"
-        port, _, call = port.partition("#")
-        if call and not call.isdigit():
+            module, port = where, "out"
+        if hashed and not call.isdecimal():
             raise UnknownName(f"{text!r}: the call index after '#' must be a whole number.")
         return cls(module, port, int(call) if call else None)

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,13 +17,13 @@ _PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04")
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file. Raises OSError (ENOSPC kept) if the disk is full."""
+    """Write a safetensors file. Raises OSError with its number kept (a full disk, a quota)."""
     plain = {k: v.detach().contiguous().cpu() for k, v in tensors.items()}
     try:
         save_file(plain, str(path))
     except SafetensorError as error:
-        full = "No space left" in str(error) or "os error 28" in str(error)
-        raise OSError(errno.ENOSPC if full else errno.EIO, str(error)) from None
+        number = re.search(r"os error (\d+)", str(error))
+        raise OSError(int(number[1]) if number else errno.EIO, str(error)) from None
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from ._init import normalisation, unit_rows
 
 
 class Transcoder(LinearDictionary):
-    """`y_hat = W_dec^T sparsity(W_enc x + b_enc) + b_dec`. W_dec starts at 0 and is free; b_dec at the outputs' median."""
+    """`y_hat = W_dec^T sparsity(W_enc x + b_enc) + b_dec`. W_dec starts at 0, b_dec at the outputs' median."""
 
     kind: ClassVar[str] = "transcoder"
 

@@ -65,8 +65,10 @@ def stacks(module: nn.Module) -> dict[str, list[str]]:
     for name, m in module.named_modules():
         if isinstance(m, (nn.ModuleList, nn.Sequential)) and not any(name.startswith(f + ".") for f in found):
             big = {n: c for n, c in m.named_children() if next(c.parameters(), None) is not None}
-            if big and len({type(c).__name__ for c in big.values()}) <= max(2, len(big) // 2):
-                found[name] = [f"{name}.{n}" if name else n for n in big]
+            n, kinds = len(big), len({type(c).__name__ for c in big.values()})
+            repeats = kinds < n or (n == 1 and isinstance(m, nn.ModuleList))
+            if repeats and kinds <= max(2, n // 2):
+                found[name] = [f"{name}.{child}" if name else child for child in big]
     return found
 
 

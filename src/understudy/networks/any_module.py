@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..core.batch import Batch
+from ..core.batch import Batch, Sequences
 from ..core.costs import unfused
 from ..core.network import Calls, NamedSite, Network, Part
 from ..core.records.errors import BadInput, UnderstudyError, WrongShape
@@ -48,6 +48,7 @@ class AnyModule(Network):
         parts: Sequence[Part] = (),
         aside: Sequence[str] = (),
         forward: Callable[[nn.Module, Mapping[str, Tensor]], Any] | None = None,
+        sequences: Callable[[str], Sequences] | None = None,
     ) -> None:
         """example: a tiny valid batch, at least 2 sequences; its inputs are keyword arguments of the module's forward.
         axes: names for every site, or by glob over `module.path:port`, first match wins. An axis is
@@ -57,11 +58,13 @@ class AnyModule(Network):
         loss(output, batch), divergence(a, b, batch): per place, [batch, *places]; nats unless `divergence_unit` says.
         sites, parts: short names of your own. aside: input embeddings and heads, left out of shares of parameters.
         forward(module, inputs): how to run it, if not `module(**inputs)`.
+        sequences(split): what `train` and `evaluate` run it on, for split "train" and "held_out".
         """
         super().__init__(module, name or type(module).__name__)
         self._example, self._loss, self._divergence = example, loss, divergence
         self._choice, self._forward, self._aside, self._parts = choice, forward, tuple(aside), tuple(parts)
         self._calls: Calls = calls
+        self._sequences = sequences
         self._axes: Mapping[str, Axes] = {"*": axes} if isinstance(axes, tuple) else axes
         for glob, names in self._axes.items():
             if not set(names) <= set(AXES) or names.count("d") != 1 or not {"batch", "row"} & set(names):
@@ -78,6 +81,9 @@ class AnyModule(Network):
         )
         self._named: tuple[NamedSite, ...] | None = None
         self._given = bool(given)
+
+    def sequences(self, split: str) -> Sequences | None:
+        return None if self._sequences is None else self._sequences(split)
 
     def example(self) -> Batch:
         return self._example

@@ -56,9 +56,16 @@ class HFCausalLM(Network):
 
         Raises BadInput for a padded batch if this architecture lets padding change the places behind it.
         """
-        if not self._padding_is_safe and "attention_mask" in batch.inputs:
-            self._check_padding(batch.inputs["attention_mask"])
+        self.prepare(batch)
         return self._forward(batch)
+
+    def prepare(self, batch: Batch) -> None:
+        """The check of left padding, once. Padding on the right comes after all that is real and needs none."""
+        mask = batch.inputs.get("attention_mask")
+        if mask is None or self._padding_is_safe:
+            return
+        if bool((mask[:, 1:] > mask[:, :-1]).any()):
+            self._check_padding()
 
     def _forward(self, batch: Batch) -> Any:
         inputs = dict(batch.inputs)
@@ -70,9 +77,7 @@ class HFCausalLM(Network):
         return self.module(**inputs)
 
     @torch.no_grad()
-    def _check_padding(self, mask: Tensor) -> None:
-        if bool(mask.all()):
-            return
+    def _check_padding(self) -> None:
         ids, n_pad = self.example().inputs["input_ids"], 4
         padded = torch.cat([ids.new_zeros(len(ids), n_pad), ids], 1)
         mask = torch.ones_like(padded)
@@ -210,6 +215,46 @@ class HFCausalLM(Network):
     def choice(self, output: Any) -> Int[Tensor, "batch pos"]:
         """The most likely next token."""
         return output.logits.argmax(-1)
+
+    @property
+    def max_context(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Longest sequence the network was made for, in tokens."""
+        return int(getattr(self.config, "max_position_embeddings", None) or 1 << 20)
+
+    @torch.no_grad()
+    def generate(self, prompts: Int[Tensor, "batch pos"], n_new: int, seed: int) -> Int[Tensor, "batch all"]:
+        """Prompts continued by exactly n_new tokens sampled at temperature 1 (an end of text is never sampled).
+
+        The same seed gives the same random numbers to every call, so that two arms differ by what they compute.
+        """
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            return self.module.generate(  # pyright: ignore[reportCallIssue]
+                prompts.to(self.device), attention_mask=torch.ones_like(prompts), max_new_tokens=n_new,
+                min_new_tokens=n_new, do_sample=True, top_k=0, top_p=1.0, temperature=1.0, pad_token_id=0,
+            )  # fmt: skip
+
+    @torch.no_grad()
+    def logit_effects(self, directions: Float[Tensor, "m d"]) -> Float[Tensor, "m vocab"] | None:
+        """What one unit of each direction in the stream adds to the logits through the direct path, centred.
+
+        The final norm is taken as its gain alone (its scale depends on the input), so signs and ranks carry meaning,
+        sizes only within one direction. None where no final norm or head of the stream's width is found.
+        """
+        head = self.module.get_output_embeddings()  # pyright: ignore[reportCallIssue]
+        inside = tuple(f"{path}." for path in self._block_paths)
+        norms = [
+            m
+            for name, m in self.module.named_modules()
+            if "norm" in type(m).__name__.lower() and not name.startswith(inside) and hasattr(m, "weight")
+        ]
+        d = directions.shape[1]
+        if head is None or head.weight.shape[1] != d or not norms or norms[-1].weight.shape != (d,):
+            return None
+        weight: Tensor = norms[-1].weight  # pyright: ignore[reportAssignmentType]
+        gain = weight.float() + (1.0 if "Gemma" in type(norms[-1]).__name__ else 0.0)
+        logits = (directions.float() * gain) @ head.weight.float().T
+        return logits - logits.mean(-1, keepdim=True)
 
 
 def _writes(block: Block) -> dict[Child, Site]:

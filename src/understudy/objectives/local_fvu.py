@@ -51,7 +51,7 @@ class LocalFVU:
     ) -> Float[Tensor, ""]:
         """AuxK: how badly the `k_aux` strongest dead latents of each place rebuild the error that is left.
 
-        Normalised by the batch's own error variance; NaN (an error that is constant) counts as 0. The input is held
+        Normalised by the batch's own error variance; an error that is constant counts as 0. The input is held
         fixed, so b_dec gets no gradient from it: dead latents are to learn the error, not to move it.
         """
         hats: dict[Site, Tensor] = {}
@@ -62,7 +62,9 @@ class LocalFVU:
         for site, hat in hats.items():
             error = errors[site]
             spread = (error - error.reshape(-1, error.shape[-1]).mean(0)).square().sum()
-            ratios.append(((error - hat).square().sum() / spread).nan_to_num(0.0))
+            # Not a quotient made 0 afterwards: its gradient would still be NaN.
+            constant = bool(spread <= 1e-10 * error.square().sum())
+            ratios.append(hat.sum() * 0 if constant else (error - hat).square().sum() / spread)
         return torch.stack(ratios).mean() if ratios else torch.zeros(())
 
     def _dead_part(self, member: Dictionary, encoded: Encoded, dead: Tensor) -> dict[Site, Tensor]:

@@ -8,6 +8,7 @@ from typing import Literal
 from .markup import Markup, join, tag
 from .scales import Scale, linear_ticks, tick_text
 
+Look = Literal["ours", "part", "rival", "oracle", "ablation", "clean"]
 TRACK = 26
 """Height of one row of a dot chart, in pixels."""
 MOST_POINTS = 240
@@ -23,7 +24,7 @@ class Dot:
     value: float | None
     low: float | None = None
     high: float | None = None
-    look: Literal["ours", "rival", "oracle", "ablation", "clean"] = "rival"
+    look: Look = "rival"
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def dot_chart(dots: Sequence[Dot], scale: Scale, title: str, axis: str) -> Marku
         )
         for dot in dots
     ]
-    names = [_tick_label(scale(t), 12, tick_text(t, ticks)) for t in ticks]
+    names = [_tick_label(scale(t), 12, name) for t, name in _named(scale)]
     ruler = tag("svg", *names, class_="axis", width="100%", height=16, aria_hidden="true")
     foot = tag("div", tag("span", ruler, class_="dot-track"), class_="dot-row dot-axis")
     caption = tag("figcaption", title, " ", tag("span", axis, class_="soft"))
@@ -95,13 +96,14 @@ def line_chart(
     """Lines over a common axis. `label` says aloud what is seen; `levels` are named reference lines."""
     plot = height - 24
     y_ticks = y.ticks() if y.kind != "linear" else linear_ticks(y.low, y.high, 4)
-    named = x_ticks if x_ticks is not None else [(t, tick_text(t, x.ticks())) for t in x.ticks()]
+    named = x_ticks if x_ticks is not None else _named(x)
     parts: list[Markup] = []
     for t in y_ticks:
         at = _up(y, t, plot)
         parts.append(_line(0, 100, at, at, "grid"))
-        parts.append(tag("text", tick_text(t, y_ticks), x=0, y=at - 4, class_="tick"))
-    parts += [_tick_label(x(value), height - 6, name) for value, name in named]
+        name = tick_text(t, y_ticks if y.kind == "linear" else ())
+        parts.append(tag("text", name, x=0, dx=-8, y=at + 4, text_anchor="end", class_="tick"))
+    parts += [_tick_label(x(value), height - 6, name, right=97) for value, name in named]
     parts += _levels(levels, y, plot)
     curves = [
         tag("polyline", points=_points(line, x, y, plot), class_=f"curve {line.look}")
@@ -119,6 +121,11 @@ def line_chart(
             parts += [tag("circle", cx=f"{cx}%", cy=cy, r=3.5, class_=f"spot {line.look}") for cx, cy in spots]
     size = {"width": "100%", "height": height}
     return tag("svg", *parts, class_="plot", role="img", aria_label=label, overflow="visible", **size)
+
+
+def _named(x: Scale) -> list[tuple[float, str]]:
+    ticks = x.ticks()
+    return [(t, tick_text(t, ticks if x.kind == "linear" else ())) for t in ticks]
 
 
 def _levels(levels: Sequence[Level], y: Scale, plot: int) -> list[Markup]:
@@ -153,7 +160,8 @@ def histogram(counts: Sequence[int], edges: Sequence[float], label: str, height:
         bars.append(tag("rect", x=f"{x(left)}%", y=round(plot - tall, 2), width=f"{width:.3f}%", height=tall))
     whole = [float(t) for t in range(-12, 1) if edges[0] <= t <= edges[-1]]
     named = whole[:: max(1, -(-len(whole) // 4))]
-    names = [_tick_label(x(t), height - 5, "1" if t == 0 else f"10{_superscript(int(t))}") for t in named]
+    texts = ["1" if t == 0 else f"10{_superscript(int(t))}" for t in named]
+    names = [_tick_label(x(t), height - 5, text, 4, 97) for t, text in zip(named, texts, strict=True)]
     base = _line(0, 100, plot, plot, "base")
     size = {"width": "100%", "height": height}
     return tag("svg", *bars, base, *names, class_="plot bars", role="img", aria_label=label, **size)
@@ -174,8 +182,9 @@ def _line(x1: float, x2: float, y1: float, y2: float, look: str) -> Markup:
     return tag("line", x1=f"{x1}%", x2=f"{x2}%", y1=y1, y2=y2, class_=look)
 
 
-def _tick_label(at: float, y: float, text: str) -> Markup:
-    anchor = "start" if at < 4 else "end" if at > 96 else "middle"
+def _tick_label(at: float, y: float, text: str, left: float = -1, right: float = 101) -> Markup:
+    """A tick's name under its place; before `left` and after `right` it leans inwards to stay on the page."""
+    anchor = "start" if at < left else "end" if at > right else "middle"
     return tag("text", text, x=f"{at}%", y=y, text_anchor=anchor, class_="tick")
 
 

@@ -46,7 +46,7 @@ TERMS: dict[str, tuple[str, str, str]] = {
         "",
         "They write their mean output at that position in the sequence, whatever the input.",
     ),
-    "resample": ("Resample ablation", "", "They write what they computed at another, random place."),
+    "resample": ("Resample ablation", "", "They write what they computed for another sequence, at the same position."),
     "ngram": (
         "Equivalent n-gram",
         "order",
@@ -110,8 +110,8 @@ TERMS: dict[str, tuple[str, str, str]] = {
     "rollout": (
         "Rollout",
         "nats per place",
-        "Each writes freely from the same prompts, and the network, unreplaced, reads both texts. A drifting understudy "
-        "writes text that the network finds unlikely.",
+        "Each writes freely from the same prompts, and the network, unreplaced, reads both texts. A drifting "
+        "understudy writes text that the network finds unlikely.",
     ),
     "thresholds": (
         "Thresholds",

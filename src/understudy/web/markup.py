@@ -10,11 +10,11 @@ from collections.abc import Iterable
 VOID = frozenset({"meta", "link", "br", "hr", "input", "wbr"})
 NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9-]*\Z")
 _ENTITIES = {ord("&"): "&amp;", ord("<"): "&lt;", ord(">"): "&gt;", ord('"'): "&quot;", ord("'"): "&#39;"}
-_CONTROLS = {code: chr(0x2400 + code) for code in range(0x20) if code not in (0x09, 0x0A)} | {0x7F: "\u2421"}
+_CONTROLS = {code: f"\u27e8{code:02X}\u27e9" for code in (*range(0x20), *range(0x7F, 0xA0)) if code not in (0x09, 0x0A)}
 _BIDI = (*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F, 0x061C)
-_HIDDEN = {code: f"\u27e6U+{code:04X}\u27e7" for code in (*_BIDI, 0x00AD, 0x200B, 0x2028, 0x2029, 0xFEFF)}
+_HIDDEN = {code: f"\u27e8U+{code:04X}\u27e9" for code in (*_BIDI, 0x00AD, 0x200B, 0x2028, 0x2029, 0xFEFF)}
 _TABLE = _ENTITIES | _CONTROLS | _HIDDEN
-_INVALID = re.compile("[\ud800-\udfff\ufdd0-\ufdef\x80-\x9f]")
+_INVALID = re.compile("[\ud800-\udfff\ufdd0-\ufdef]")
 _NONCHARACTERS = {plane << 16 | low: "\ufffd" for plane in range(17) for low in (0xFFFE, 0xFFFF)}
 
 Child = object
@@ -30,8 +30,8 @@ class Markup(str):
 def escape(text: str) -> Markup:
     """`text` as HTML, safe in an element and in a quoted attribute, encodable as UTF-8.
 
-    Control characters show as their pictures (`\\x00` as U+2400), direction overrides and invisible characters by their
-    code point, lone surrogates and non-characters as U+FFFD.
+    Control characters, direction overrides and invisible characters show as their code points, `\\x00` as `⟨00⟩`; lone
+    surrogates and non-characters as U+FFFD. A zero-width joiner stays, since emoji and scripts need it.
     """
     if isinstance(text, Markup):
         return text

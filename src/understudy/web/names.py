@@ -4,12 +4,12 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-_SCAFFOLD = frozenset({"model", "module", "network", "transformer", "layers", "layer", "blocks", "block", "h", "out", "in"})
+_SCAFFOLD = frozenset({"model", "module", "network", "transformer", "layers", "layer", "blocks", "block", "h"})
 _PLURALS = {"mlp": "MLPs", "attn": "attention layers", "self_attn": "attention layers", "attention": "attention layers"}
 
 
 def layer_names(sites: Sequence[str]) -> dict[str, str]:
-    """A short, unique, link-safe name per site: `L3` where each site has a layer number of its own, else `D0`, `D1`..."""
+    """A short, unique, link-safe name per site: `L3` where each site has its own layer number, else `D0`, `D1`..."""
     sites = list(dict.fromkeys(sites))
     numbers = [re.findall(r"(?<![a-zA-Z0-9])\d+(?![a-zA-Z0-9])", site.split("#")[0]) for site in sites]
     firsts = [n[0] if len(n) == 1 else None for n in numbers]
@@ -20,7 +20,7 @@ def layer_names(sites: Sequence[str]) -> dict[str, str]:
 
 def kind_of(module: str) -> str:
     """What a module path is: its last word that is not scaffolding. `model.layers.3.mlp` -> `mlp`."""
-    words = [w for w in re.split(r"[.:/\s]+", module) if w and not w.isdigit() and w not in _SCAFFOLD]
+    words = [w for w in re.split(r"[./\s]+", module.split(":")[0]) if w and not w.isdigit() and w not in _SCAFFOLD]
     return words[-1] if words else module
 
 

@@ -8,16 +8,17 @@ from .markup import Markup, join, tag
 MINUS = "−"
 PERCENT = frozenset({"fraction", "share"})
 COUNTS = frozenset({"FLOPs", "FLOP", "tokens", "places", "parameters"})
-_POWERS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e4, "k"))
+_POWERS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def decimals(metric: Measured, scale: float = 1.0) -> int:
-    """Decimal places at which the half-width of the interval has two significant digits; at most 4."""
+    """Decimal places by the half-width of the interval: two digits of it up to 35, then one; at most 4."""
     half = (metric.high - metric.low) / 2 * scale
     if half <= 0:
         size = abs(metric.value * scale)
         return 0 if size >= 100 or size == 0 else min(4, 2 - math.floor(math.log10(size)))
-    return max(0, min(4, 1 - math.floor(math.log10(half))))
+    power = math.floor(math.log10(half))
+    return max(0, min(4, (1 if half / 10**power < 3.55 else 0) - power))
 
 
 def number(value: float, places: int, sign: bool = False) -> str:
@@ -57,7 +58,7 @@ def percent(share: float) -> str:
 def count(value: float) -> str:
     """A large count in short: 12.3 M."""
     for size, letter in _POWERS:
-        if abs(value) >= size:
+        if abs(value) >= max(size, 1e4):
             return f"{number(value / size, 1 if abs(value) < 100 * size else 0)} {letter}"
     return number(value, 0)
 

@@ -72,7 +72,7 @@ def _head(run: str) -> Markup:
 
 @cache
 def _static(name: str) -> str:
-    return (files(__package__) / "static" / name).read_text(encoding="utf-8")
+    return (files("understudy.web") / "static" / name).read_text(encoding="utf-8")
 
 
 def _digest(text: str) -> str:

@@ -3,9 +3,10 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
-from .numerals import number
+from .numerals import number, plain
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Scale:
             return 50.0
         return round(100 * min(1.0, max(0.0, (self._bent(value) - low) / (high - low))), 3)
 
-    def ticks(self, about: int = 5, gap: float = 11.0) -> list[float]:
+    def ticks(self, about: int = 5, gap: float = 13.0) -> list[float]:
         """Round values inside the range, at least `gap` per cent apart."""
         if self.kind == "linear":
             return linear_ticks(self.low, self.high, about)
@@ -94,9 +95,11 @@ def tick_text(tick: float, ticks: Sequence[float] = ()) -> str:
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(tick) >= size:
             return f"{tick / size:.3g}".replace("-", "−") + letter
-    gaps = [abs(a - b) for a, b in zip(ticks, ticks[1:], strict=False) if a != b]
+    gaps = [abs(a - b) for a, b in pairwise(ticks) if a != b]
     step = min(gaps, default=abs(tick))
     fine = min(step, abs(tick))
+    if fine < 1e-3:
+        return plain(tick).replace(".00e", "e")
     places = max(0, min(5, -math.floor(math.log10(fine) + 1e-9)))
     if round(tick, places) != round(tick, places + 1):
         places += 1

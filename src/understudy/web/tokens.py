@@ -11,8 +11,8 @@ from .numerals import plain
 SHADES = 9
 LONGEST = 160
 """Characters of one token that are shown."""
-_BLANKS = re.compile(r"(\n|\r|\t| {2,})")
-_GLYPHS = {"\n": "↵", "\r": "␍", "\t": "⇥"}
+_BLANKS = re.compile(r"(\n|\t| {2,})")
+_GLYPHS = {"\n": "↵", "\t": "⇥"}
 
 
 def visible(text: str, whole_token: bool = True) -> Markup:

@@ -31,8 +31,7 @@ def sentence(card: Scorecard) -> Markup:
         _at(behaviour.delta_loss),
         ", ",
         _ngram(behaviour.equivalent_ngram),
-        f"; {percent(replaced.share_of_parameters)} of parameters and {percent(replaced.share_of_compute)} of compute "
-        "replaced.",
+        f"; {replaced.share_of_parameters:.0%} of parameters and {replaced.share_of_compute:.0%} of compute replaced.",
     )
 
 
@@ -47,8 +46,8 @@ def _at(delta: Metric) -> Markup:
 def _ngram(order: Metric) -> Markup:
     if isinstance(order, NotMeasured):
         return join("n-gram equivalent not measured ", _because(order))
-    value, interval, _ = as_text(order)
-    return join("equal to a ", tag("strong", f"{value}-gram"), " model", tag("span", f" {interval}", class_="interval"))
+    ends = "" if order.low == order.high else f" [{order.low:.1f}, {order.high:.1f}]"
+    return join("equal to a ", tag("strong", f"{order.value:.1f}-gram"), " model", tag("span", ends, class_="interval"))
 
 
 def _because(missing: NotMeasured) -> Markup:

@@ -39,7 +39,9 @@ def save_groups(folder: RunFolder, groups: Sequence[Group]) -> None:
 def load_groups(folder: RunFolder) -> list[Group]:
     """Open a finished run's groups. Raises BadWeights, BadFolder."""
     if not folder.file("groups.json").exists():
-        hint = f"Finish it: understudy train --out {folder.path} --resume" if folder.checkpoints() else "Train it again."
+        hint = (
+            f"Finish it: understudy train --out {folder.path} --resume" if folder.checkpoints() else "Train it again."
+        )
         raise BadFolder(f"the run at {folder.path} is not finished: it has no dictionaries yet. {hint}")
     path = folder.file("weights.safetensors")
     tensors = load_tensors(path)
@@ -96,6 +98,12 @@ def provenance() -> dict[str, str]:
 
 def _processor() -> str:
     info = Path("/proc/cpuinfo")
-    names = [x.split(":", 1)[1].strip() for x in info.read_text().splitlines() if x.startswith("model name")] if info.exists() else []
+    names = (
+        [x.split(":", 1)[1].strip() for x in info.read_text().splitlines() if x.startswith("model name")]
+        if info.exists()
+        else []
+    )
     name = names[0] if names else platform.processor() or platform.machine()
-    return f"{name}, {os.cpu_count()} cores" + (f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "")
+    return f"{name}, {os.cpu_count()} cores" + (
+        f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    )

@@ -11,7 +11,7 @@ from ..core.records.progress import SILENT, Progress
 from ..core.records.scorecard import Report
 from .evaluate import EvaluateConfig, evaluate
 from .report import ReportConfig, report
-from .train import Count, Trained, TrainConfig, train
+from .train import Count, TrainConfig, Trained, train
 
 
 class DemoConfig(Config):
@@ -20,7 +20,7 @@ class DemoConfig(Config):
     network: str = "demo"
     """demo or demo:NAME; any other network works too."""
     out: Path = Path("runs/demo")
-    """Folder of the run. An earlier demo run there is replaced."""
+    """Folder of the run. An earlier run there is moved aside."""
     tokens: Count = 1_200_000
     """Places to train on."""
     n_latents: PositiveInt = 1024

@@ -3,44 +3,32 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from pydantic import PositiveInt
 from torch import Tensor
 
+from ..core.batch import Sequences
 from ..core.dictionary import Group
 from ..core.network import Network
 from ..core.records.artifact import RunFolder
 from ..core.records.config import Config
 from ..core.records.errors import BadData, UnknownName
-from ..core.records.metric import Metric, NotMeasured, exact
+from ..core.records.metric import NotMeasured
 from ..core.records.progress import SILENT, Progress
-from ..core.records.scorecard import (
-    Behaviour,
-    DictionaryRow,
-    Positions,
-    Recovered,
-    Replaced,
-    Rival,
-    Rollout,
-    Scorecard,
-    Slice,
-)
+from ..core.records.scorecard import Replaced, Rollout, Scorecard
 from ..core.replacement import Replacement
 from ..core.site import Site
 from ..data import Order, Packed
-from ..metrics import ArmSums, Bootstrap, Dead, NGrams, equivalent_ngram
-from ..metrics.behaviour import POSITION_NAMES
+from ..metrics import Bootstrap
 from ..networks import open_network
-from ._data import Sequences, open_sequences
-from ._judging.arms import ABLATIONS, Arm, build_arms, targets
-from ._judging.labels import NAMES, target_kinds
-from ._judging.passes import CLEAN, UNDERSTUDY, Local, behaviour_pass, local_pass
+from ._data import open_sequences
+from ._judging.arms import build_arms, targets
+from ._judging.card import Figures, dictionary_rows, ngram_sums, not_run
+from ._judging.labels import target_kinds
+from ._judging.passes import behaviour_pass, local_pass
 from ._judging.rollout import rollout
 from ._runs import load_groups
 from .train import TrainConfig
-
-NO_LADDER = "no ladder of networks of this family to compare with"
 
 
 class EvaluateConfig(Config):
@@ -102,162 +90,69 @@ def evaluate(config: EvaluateConfig, progress: Progress = SILENT) -> Scorecard:
     picked = Order(len(held_out), config.seed).stream(0, n)
     bootstrap = Bootstrap(n, config.seed)
     local = local_pass(run.network, run.groups, held_out, picked, progress)
-    l0 = {s: _l0(x) for x in local for s in x.group.writes}
+    l0 = {site: x.mean_l0(site) for x in local for site in x.group.writes}
     arms = build_arms(run.network, train, targets(run.groups, l0), config.seed, progress)
     labels = target_kinds(run.network, data, "held_out", held_out) if isinstance(held_out, Packed) else None
-    labels = None if labels is None else labels[picked]
-    sums = behaviour_pass(run.network, run.groups, arms, held_out, picked, labels, NAMES if labels is not None else {}, progress)
-    ngrams = _ngrams(run.network, train, held_out, picked)
-    card = Scorecard(
-        run=str(config.run),
-        network=run.config.network,
-        data=f"{data} (held out)",
-        places=int(sums[CLEAN].count[0].sum()) if isinstance(sums, dict) else 0,
-        sequences=n,
-        replaced=replaced(run),
-        dictionaries=[row for x in local for row in _rows(x, bootstrap)],
-        replacement=_behaviour(sums, UNDERSTUDY, bootstrap, ngrams),
-        baselines={a.name: _rival(a, sums, bootstrap, ngrams, l0) for a in arms},
-        slices=_slices(sums, bootstrap),
-        positions=_positions(sums, bootstrap),
-        rollout=_rollout(config, run, held_out, picked, progress) if isinstance(sums, dict) else Rollout(),
-        ngram_losses=_ngram_losses(ngrams, sums, bootstrap),
-        thresholds=run.folder.read_json("thresholds.json"),
-    )
+    sums = behaviour_pass(run.network, run.groups, arms, held_out, picked, labels, progress)
+    common = {
+        "run": str(config.run),
+        "network": run.config.network,
+        "data": described(run.network, data),
+        "sequences": n,
+        "replaced": replaced(run),
+        "dictionaries": [row for x in local for row in dictionary_rows(x, bootstrap)],
+        "thresholds": run.folder.read_json("thresholds.json"),
+    }
+    if isinstance(sums, NotMeasured):
+        card = Scorecard(
+            **common, replacement=not_run(sums), baselines={}, slices=[], positions=[], rollout=Rollout(delta_loss=sums)
+        )
+    else:
+        figures = Figures(
+            sums, bootstrap, ngram_sums(run.network, train, held_out, picked), run.network.divergence_unit
+        )
+        mean_l0 = sum(l0.values()) / len(l0)
+        card = Scorecard(
+            **common,
+            places=figures.n_places,
+            replacement=figures.behaviour(),
+            baselines={arm.name: figures.rival(arm, mean_l0) for arm in arms},
+            slices=figures.slices(),
+            positions=figures.positions(),
+            rollout=_rollout(config, run, held_out, picked, progress),
+            ngram_losses=figures.ngram_losses(),
+        )
     run.folder.write_text("scorecard.json", card.model_dump_json(indent=1) + "\n")
     progress.say(f"scorecard written to {run.folder.file('scorecard.json')}")
     return card
 
 
+def described(network: Network, data: str) -> str:
+    """What was judged on, as the scorecard says it."""
+    return (
+        f"{network.name}'s own sequences (held out)"
+        if network.sequences("held_out") is not None
+        else f"{data} (held out)"
+    )
+
+
 def replaced(run: SavedRun) -> Replaced:
     """What was taken out. A site that is no part's output (a residual stream) replaces no module."""
-    written = {s for g in run.groups for s in g.writes}
+    written = list(dict.fromkeys(s for g in run.groups for s in g.writes))
     parts = run.network.parts()
     gone = [p for p in parts if p.write in written]
     modules = [path for p in gone for path in p.replaces]
-    kept = [p.name for p in parts if p not in gone]
-    others = ["embeddings and output head", "norms and residual additions"]
     return Replaced(
         modules=modules or [str(s) for s in written],
         share_of_parameters=run.network.share_of_parameters(modules) if modules else 0.0,
         share_of_compute=run.network.share_of_compute(modules) if modules else 0.0,
-        still_original=[*kept, *others],
+        still_original=[*(p.name for p in parts if p not in gone), *run.network.aside(), "everything between them"],
     )
 
 
-def _l0(local: Local) -> float:
-    return float(sum(s._places()[0].mean() for s in local.sparsity))
-
-
-def _rows(local: Local, bootstrap: Bootstrap) -> list[DictionaryRow]:
-    """One row for each written site; a group's latents are counted at all of its sites."""
-    out = []
-    for site, reconstruction in local.sites.items():
-        near = [i for i, m in enumerate(local.group.members) if m.writes[0] == site] or [0]
-        counter, member = local.sparsity[near[0]], local.group.members[near[0]]
-        dead, histogram = counter.dead(), counter.density_histogram()
-        out.append(DictionaryRow(
-            site=str(site), kind=member.kind, n_latents=member.n_latents,
-            fvu=reconstruction.fvu(bootstrap), l0=counter.l0(bootstrap),
-            dead=dead.share if isinstance(dead, Dead) else dead, shrinkage=reconstruction.shrinkage(bootstrap),
-            density=histogram.counts.tolist(), density_edges=histogram.edges.tolist(),
-        ))  # fmt: skip
-    return out
-
-
-def _behaviour(
-    sums: dict[str, ArmSums] | NotMeasured, name: str, bootstrap: Bootstrap, ngrams: np.ndarray | NotMeasured
-) -> Behaviour:
-    none = NotMeasured(not_measured=NO_LADDER)
-    if isinstance(sums, NotMeasured):
-        empty = Recovered(zero=sums, mean=sums, position_mean=sums, resample=sums)
-        return Behaviour(
-            loss_clean=sums, loss_replaced=sums, delta_loss=sums, kl=sums, top1_agreement=sums, recovered=empty,
-            equivalent_ngram=sums, equivalent_compute=none,
-        )  # fmt: skip
-    arm, clean = sums[name], sums[CLEAN]
-
-    def recovered(ablation: str) -> Metric:
-        if ablation not in sums:
-            return NotMeasured(not_measured=f"no {ablation} ablation at these sites")
-        return arm.recovered(sums[ablation], clean, bootstrap)
-
-    order = ngrams if isinstance(ngrams, NotMeasured) else equivalent_ngram(
-        bootstrap, arm.sums["loss"][0], ngrams, arm.count[0]
-    )  # fmt: skip
-    return Behaviour(
-        loss_clean=clean.loss(bootstrap), loss_replaced=arm.loss(bootstrap), delta_loss=arm.delta_loss(clean, bootstrap),
-        kl=arm.kl(bootstrap), top1_agreement=arm.top1_agreement(bootstrap),
-        recovered=Recovered(**{a: recovered(a) for a in ABLATIONS}), equivalent_ngram=order, equivalent_compute=none,
-    )  # fmt: skip
-
-
-def _rival(arm: Arm, sums: dict[str, ArmSums] | NotMeasured, bootstrap: Bootstrap, ngrams, l0: dict[Site, float]) -> Rival:
-    mean = sum(l0.values()) / len(l0)
-    budget = arm.name in ("pca", "random_dictionary") or arm.name.startswith("top_")
-    paired = sums if isinstance(sums, NotMeasured) else sums[arm.name].delta_loss(sums[UNDERSTUDY], bootstrap)
-    return Rival(
-        l0=exact(round(mean) if budget else 0, "latents", bootstrap.n_sequences),
-        replacement=_behaviour(sums, arm.name, bootstrap, ngrams),
-        paired_delta_loss=paired, is_oracle=arm.is_oracle, note=arm.note,
-    )  # fmt: skip
-
-
-def _slices(sums: dict[str, ArmSums] | NotMeasured, bootstrap: Bootstrap) -> list[Slice]:
-    if isinstance(sums, NotMeasured):
-        return []
-    clean, arm = sums[CLEAN], sums[UNDERSTUDY]
-    out = []
-    for name in clean.slices:
-        count = clean.count[clean.slices.index(name)].sum()
-        if name.startswith("kind/") and count:
-            out.append(Slice(
-                name=name.removeprefix("kind/"), share=float(count / clean.count[0].sum()),
-                loss_clean=clean.loss(bootstrap, name), loss_replaced=arm.loss(bootstrap, name),
-                delta_loss=arm.delta_loss(clean, bootstrap, name),
-            ))  # fmt: skip
-    return out
-
-
-def _positions(sums: dict[str, ArmSums] | NotMeasured, bootstrap: Bootstrap) -> list[Positions]:
-    if isinstance(sums, NotMeasured):
-        return []
-    clean, arm = sums[CLEAN], sums[UNDERSTUDY]
-    out = []
-    for name in POSITION_NAMES:
-        part = f"position/{name}"
-        if clean.count[clean.slices.index(part)].any():
-            first, _, last = name.partition("-")
-            out.append(Positions(
-                first=int(first), last=int(last or first),
-                loss_clean=clean.loss(bootstrap, part), loss_replaced=arm.loss(bootstrap, part),
-                delta_loss=arm.delta_loss(clean, bootstrap, part),
-            ))  # fmt: skip
-    return out
-
-
-def _rollout(config: EvaluateConfig, run: SavedRun, sequences: Sequences, picked: Tensor, progress: Progress) -> Rollout:
+def _rollout(
+    config: EvaluateConfig, run: SavedRun, sequences: Sequences, picked: Tensor, progress: Progress
+) -> Rollout:
     if config.rollouts < 2:
         return Rollout()
     return rollout(run.network, run.groups, sequences, picked[: config.rollouts], config.seed, progress)
-
-
-def _ngrams(network: Network, train: Sequences, held_out: Sequences, picked: Tensor) -> np.ndarray | NotMeasured:
-    """Losses of n-gram models summed by sequence, [orders, n], on the same places."""
-    if not isinstance(train, Packed) or not isinstance(held_out, Packed):
-        return NotMeasured(not_measured="n-grams need token sequences")
-    vocabulary = getattr(network, "vocab_size", int(max(train.tokens.max(), held_out.tokens.max())) + 1)
-    model = NGrams.fit(train.tokens, train.document, vocabulary)
-    batch = held_out.batch(picked)
-    assert batch.targets is not None
-    losses = model.losses(held_out.tokens[picked], held_out.document[picked], batch.targets != -100)
-    return losses.double().sum(-1).numpy()
-
-
-def _ngram_losses(
-    ngrams: np.ndarray | NotMeasured, sums: dict[str, ArmSums] | NotMeasured, bootstrap: Bootstrap
-) -> dict[str, Metric]:
-    if isinstance(ngrams, NotMeasured) or isinstance(sums, NotMeasured):
-        return {}
-    counts = sums[CLEAN].count[0]
-    return {str(order): bootstrap.ratio(losses, counts, "nats") for order, losses in enumerate(ngrams)}

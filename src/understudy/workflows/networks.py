@@ -1,5 +1,6 @@
 """`networks`: what comes with the package."""
 
+from dataclasses import asdict
 from typing import Any
 
 from ..core.records.config import Config
@@ -12,4 +13,4 @@ class NetworksConfig(Config):
 
 def list_networks(config: NetworksConfig) -> list[dict[str, Any]]:
     """Rows with `name`, `family`, `description`, `parameters`."""
-    return [dict(row) if isinstance(row, dict) else row.model_dump() for row in networks()]
+    return [asdict(card) | {"path": str(card.path)} for card in networks()]

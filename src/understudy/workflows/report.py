@@ -45,9 +45,7 @@ def report(config: ReportConfig, progress: Progress = SILENT) -> Report:
     features = _features(config, run, progress)
     run.folder.write_json("features.json", {s: [f.model_dump() for f in fs] for s, fs in features.items()})
     curves = [CurvePoint(places=line["places"], terms=line["groups"]) for line in run.folder.metrics()]
-    return Report(
-        scorecard=card, features=features, curves=curves, provenance=run.folder.read_json("provenance.json")
-    )
+    return Report(scorecard=card, features=features, curves=curves, provenance=run.folder.read_json("provenance.json"))
 
 
 def _scorecard(run: SavedRun) -> Scorecard:
@@ -71,7 +69,7 @@ class _Found:
 
 def _features(config: ReportConfig, run: SavedRun, progress: Progress) -> dict[str, list[Feature]]:
     """By the first written site of each member. Empty for networks whose data are not tokens."""
-    tokenizer = getattr(run.network, "tokenizer", None)
+    tokenizer = run.network.tokenizer
     if tokenizer is None:
         return {}
     sequences = open_sequences(run.network, run.config.data, "held_out", run.config.context, config.sequences * 512)
@@ -163,11 +161,8 @@ def _context(band: str, place: int, at: dict[int, float], tokens: Tensor, real: 
 
 def _effects(run: SavedRun, member: Dictionary, ids: Tensor) -> list[tuple[list, list]]:
     """For each latent the outputs its atom raises and lowers most through the direct path to the logits."""
-    direct = getattr(run.network, "logit_effects", None)
-    tokenizer = run.network.tokenizer  # pyright: ignore[reportAttributeAccessIssue]
-    if direct is None:
-        return []
-    effect = direct(member.atoms(ids)[member.writes[0]])
+    tokenizer = run.network.tokenizer
+    effect = run.network.logit_effects(member.atoms(ids)[member.writes[0]])
     if effect is None:
         return []
 

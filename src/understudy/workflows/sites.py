@@ -26,7 +26,9 @@ class SiteRow(Record):
 def list_sites(config: SitesConfig) -> list[SiteRow]:
     """Named sites in forward order. Raises UnknownName for the network."""
     network = open_network(config.network)
-    parts = {p.read: f"{p.name} reads" for p in network.parts()} | {p.write: f"{p.name} writes" for p in network.parts()}
+    parts = {p.read: f"{p.name} reads" for p in network.parts()} | {
+        p.write: f"{p.name} writes" for p in network.parts()
+    }
     return [
         SiteRow(name=s.name, path=str(s.site), axes=s.layout.axes, width=s.layout.width, part=parts.get(s.site, ""))
         for s in network.named_sites()

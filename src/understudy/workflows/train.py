@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
 from pydantic import BeforeValidator, PositiveInt
 from torch import Tensor
 
+from ..core.batch import Sequences
 from ..core.dictionary import Group
 from ..core.network import Network
 from ..core.objective import TrainingState
@@ -20,11 +20,12 @@ from ..core.records.progress import SILENT, Progress
 from ..core.weights import save_tensors
 from ..networks import open_network
 from ..objectives import LocalFVU
-from ._data import Sequences, open_sequences
-from ._runs import load_groups, provenance, save_groups, sparsity
+from ._data import open_sequences
+from ._runs import load_groups, provenance, sparsity
 from ._training.build import build, plan
 from ._training.finish import Conversion, finish
 from ._training.harvest import Harvest
+from ._training.interrupt import Interrupt
 from ._training.trainer import Schedule, Trainer
 
 LOG_EVERY = 20
@@ -221,28 +222,27 @@ def _loop(
         folder.save_checkpoint(trainer.step, lambda path: trainer.save(path, at))
         saved_at = time.monotonic()
 
-    with progress.task("training", config.tokens, "places") as task:
+    with progress.task("training", config.tokens, "places") as task, Interrupt() as interrupt:
         task.update(trainer.places)
-        try:
-            for acts, position in _rows(config, harvest, position):  # noqa: B020
-                if trainer.places >= config.tokens:
-                    break
-                terms = _guarded(folder, trainer, acts)
-                if trainer.step % LOG_EVERY == 0:
-                    folder.append_metrics(_line(trainer, terms))
-                    task.update(trainer.places, f"fvu {sum(float(t['fvu']) for t in terms) / len(terms):.3f}")
-                if time.monotonic() - saved_at > config.checkpoint_s:
-                    save(position)
-        except KeyboardInterrupt:
-            # A step is not interrupted half-way in anything that is saved: counters change after all weights did,
-            # and a checkpoint of a torn step would show; so the last whole checkpoint stands.
-            progress.say(f"stopped. Continue with: understudy train --out {folder.path} --resume")
-            raise
+        for acts, after in _rows(config, harvest, position):
+            if trainer.places >= config.tokens:
+                return
+            terms = _guarded(folder, trainer, acts)
+            if trainer.step % LOG_EVERY == 0:
+                folder.append_metrics(_line(trainer, terms))
+                task.update(trainer.places, f"fvu {sum(float(t['fvu']) for t in terms) / len(terms):.3f}")
+            if interrupt.asked or time.monotonic() - saved_at > config.checkpoint_s:
+                save(after)
+            if interrupt.asked:
+                progress.say(f"stopped and saved at {trainer.places:,} places. Continue with: {_continue(folder)}")
+                raise KeyboardInterrupt
 
 
-def _rows(
-    config: TrainConfig, harvest: Harvest, position: dict[str, int]
-) -> Iterator[tuple[dict, dict[str, int]]]:
+def _continue(folder: RunFolder) -> str:
+    return f"understudy train --out {folder.path} --resume"
+
+
+def _rows(config: TrainConfig, harvest: Harvest, position: dict[str, int]) -> Iterator[tuple[dict, dict[str, int]]]:
     """Batches of rows from a position on, each with the position after it."""
     chunk, skip = position["chunk"], position["batch"]
     while True:
@@ -258,7 +258,9 @@ def _guarded(folder: RunFolder, trainer: Trainer, acts: dict[Any, Tensor]) -> li
         return trainer.train_step(acts)
     except NonFiniteLoss as error:
         path = folder.write("bad_batch.safetensors", lambda p: save_tensors(p, {str(s): v for s, v in acts.items()}))
-        raise NonFiniteLoss(f"{error} The batch is in {path}. Lower --lr, or look at its largest activations.") from None
+        raise NonFiniteLoss(
+            f"{error} The batch is in {path}. Lower --lr, or look at its largest activations."
+        ) from None
 
 
 def _line(trainer: Trainer, terms: list[dict[str, Tensor]]) -> dict[str, Any]:
@@ -268,4 +270,3 @@ def _line(trainer: Trainer, terms: list[dict[str, Tensor]]) -> dict[str, Any]:
         for g, t, d in zip(trainer.groups, terms, trainer.dead_share(), strict=True)
     }
     return {"step": trainer.step, "places": trainer.places, "groups": groups}
-

@@ -15,6 +15,11 @@ def run(config: Config, progress: Progress) -> tuple[Any, Any]:
     made = demo(config, progress)
     path = made.trained.folder.write_text("report.html", render(made.report))
     card = made.report.scorecard
-    data = {"run": str(config.out), "report": str(path), "seconds": made.seconds, "scorecard": card.model_dump(mode="json")}
+    data = {
+        "run": str(config.out),
+        "report": str(path),
+        "seconds": made.seconds,
+        "scorecard": card.model_dump(mode="json"),
+    }
     seconds = ", ".join(f"{what} {s:.0f} s" for what, s in made.seconds.items())
     return data, Group(scorecard(card), f"\n{seconds}\nopen {path}")

@@ -14,4 +14,8 @@ def run(config: Config, progress: Progress) -> tuple[Any, Any]:
     path = RunFolder(config.run).write_text("report.html", render(found))
     features = sum(map(len, found.features.values()))
     size = path.stat().st_size
-    return {"report": str(path), "bytes": size, "features": features}, f"{path} ({size / 1e6:.1f} MB, {features} features)"
+    return {
+        "report": str(path),
+        "bytes": size,
+        "features": features,
+    }, f"{path} ({size / 1e6:.1f} MB, {features} features)"

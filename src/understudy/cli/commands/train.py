@@ -11,7 +11,10 @@ def run(config: Config, progress: Progress) -> tuple[Any, Any]:
     made = train(config, progress)
     thresholds = {site: vars(c) for site, c in made.conversion.items()}
     data = {"run": str(made.folder.path), "groups": len(made.groups), "thresholds": thresholds}
-    lines = [f"{len(made.groups)} groups trained; the run is in {made.folder.path}", ""]
+    lines = [
+        f"{len(made.groups)} group{'s' if len(made.groups) != 1 else ''} trained; the run is in {made.folder.path}",
+        "",
+    ]
     lines += [f"  {site}: {c}" for site, c in made.conversion.items()]
     lines += ["", f"next: understudy evaluate {made.folder.path}"]
     return data, "\n".join(lines)

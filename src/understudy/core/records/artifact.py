@@ -1,11 +1,12 @@
 """RunFolder: a run is a folder. What is in it is whole at every moment, whatever kills the process.
 
-    config.yaml          every value the run was started with
-    weights.safetensors  the finished dictionaries; groups.json says what the tensors are
-    metrics.jsonl        one line a logging interval, appended
-    provenance.json      versions, processor, threads, times
-    checkpoints/N/       state after N steps: weights, optimiser, counters
-    scorecard.json, features.json, report.html   from evaluate and report
+config.yaml          every value the run was started with
+weights.safetensors  the finished dictionaries; groups.json says what the tensors are
+metrics.jsonl        one line a logging interval, appended
+thresholds.json      each group before and after its rule became thresholds
+provenance.json      versions, processor, threads
+checkpoints/N/       state after N steps: weights, optimiser, counters
+scorecard.json, features.json, report.html   from evaluate and report
 """
 
 import errno
@@ -100,7 +101,7 @@ class RunFolder:
         if not path.exists():
             return []
         lines = []
-        for text in path.read_text().splitlines():
+        for text in path.read_text(errors="replace").splitlines():
             try:
                 lines.append(json.loads(text))
             except ValueError:
@@ -119,7 +120,8 @@ class RunFolder:
         root = self.file("checkpoints")
         temporary, final = root / f".{step}.tmp", root / str(step)
         with disk_full(final):
-            shutil.rmtree(temporary, ignore_errors=True)
+            for killed in root.glob(".*.tmp"):
+                shutil.rmtree(killed, ignore_errors=True)
             temporary.mkdir(parents=True)
             try:
                 make(temporary)

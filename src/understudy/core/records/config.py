@@ -40,7 +40,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         values = yaml.safe_load(Path(path).read_text())
     except OSError as error:
         raise BadInput(f"cannot read the configuration {path}: {error.strerror}.") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise BadInput(f"{path} is not valid YAML: {error}") from None
     if not isinstance(values, dict):
         raise BadInput(f"{path} holds {type(values).__name__}, not a mapping of keys to values.")

@@ -1,24 +1,24 @@
 """Every error Understudy raises on purpose, as one tree.
 
-    UnderstudyError             exit code 1: what was asked could not be done
-    ├── BadInput                exit code 2: what was asked does not fit what was found
-    │   ├── UnknownName           a network, site, key, kind, data source or file that is not there
-    │   ├── WrongShape            a width or shape that does not fit the network
-    │   ├── BadData               empty, too short, unreadable
-    │   ├── BadActivations        constant, NaN or infinite
-    │   ├── BadWeights            truncated, corrupt, pickled or alien weights
-    │   └── BadFolder             a run folder that exists, cannot be written, or is not a run
-    ├── SiteError               a site that cannot be read or replaced
-    │   ├── SiteNeverFired        the forward pass did not reach it
-    │   ├── NoTensor              the module takes or gives no floating tensor there
-    │   ├── ActivationOverwritten an in-place operation changed what was read
-    │   └── HooksIgnored          a compiled module would skip our hooks
-    ├── AmbiguousWrite          two groups write one site
-    ├── AcausalReplacement      a dictionary would have to write before it has read
-    ├── NeedsRecording          a policy that needs a clean pass was run without one
-    ├── TooLarge                a dense tensor beyond the stated limit was asked for
-    ├── NonFiniteLoss           training stopped at a loss that is NaN or infinite
-    └── DiskFull                a write ran out of space; what was saved before is whole
+UnderstudyError             exit code 1: what was asked could not be done
+├── BadInput                exit code 2: what was asked does not fit what was found
+│   ├── UnknownName           a network, site, key, kind, data source or file that is not there
+│   ├── WrongShape            a width or shape that does not fit the network
+│   ├── BadData               empty, too short, unreadable
+│   ├── BadActivations        constant, NaN or infinite
+│   ├── BadWeights            truncated, corrupt, pickled or alien weights
+│   └── BadFolder             a run folder that exists, cannot be written, or is not a run
+├── SiteError               a site that cannot be read or replaced
+│   ├── SiteNeverFired        the forward pass did not reach it
+│   ├── NoTensor              the module takes or gives no floating tensor there
+│   ├── ActivationOverwritten an in-place operation changed what was read
+│   └── HooksIgnored          a compiled module would skip our hooks
+├── AmbiguousWrite          two groups write one site
+├── AcausalReplacement      a dictionary would have to write before it has read
+├── NeedsRecording          a policy that needs a clean pass was run without one
+├── TooLarge                a dense tensor beyond the stated limit was asked for
+├── NonFiniteLoss           training stopped at a loss that is NaN or infinite
+└── DiskFull                a write ran out of space; what was saved before is whole
 """
 
 import difflib
@@ -43,7 +43,7 @@ class UnknownName(BadInput):
         """Build the message: what was asked for, the nearest known names, what to do."""
         known = list(known)
         close = difflib.get_close_matches(asked, known, n=3, cutoff=0.5)
-        listed = ", ".join(known[:12]) + (", ..." if len(known) > 12 else "")
+        listed = ", ".join(known[:12]) + (f" and {len(known) - 12} more" if len(known) > 12 else "")
         found = f"Did you mean {' or '.join(close)}?" if close else f"Known: {listed or 'none'}."
         return cls(f"{asked!r} is not a known {what}. {found}" + (f" {hint}" if hint else ""))
 

@@ -1,5 +1,7 @@
 """Scorecard: how well the understudy plays the part, as plain data. What `evaluate --json` prints is this."""
 
+from pydantic import Field
+
 from .metric import Metric, NotMeasured, Record
 
 
@@ -24,13 +26,13 @@ class DictionaryRow(Record):
     l0: Metric
     dead: Metric
     shrinkage: Metric
-    density: list[int] = []
+    density: tuple[int, ...] = ()
     """Histogram of log10(firing rate) of live latents over the bins of `density_edges`."""
-    density_edges: list[float] = []
+    density_edges: tuple[float, ...] = ()
 
 
 class Recovered(Record):
-    """Share of an ablation's damage that the replacement avoids; 1 = as good as the network, 0 = as bad as the ablation."""
+    """Share of an ablation's damage that is avoided; 1 = as good as the network, 0 = as bad as the ablation."""
 
     zero: Metric
     mean: Metric
@@ -104,8 +106,8 @@ class Rollout(Record):
     loss_of_replaced_text: Metric = NotMeasured(not_measured="not run")
     """Loss of the clean network on what the understudy wrote: it rises when the understudy drifts."""
     delta_loss: Metric = NotMeasured(not_measured="not run")
-    by_position: list[Positions] = []
-    samples: list[dict[str, str]] = []
+    by_position: tuple[Positions, ...] = ()
+    samples: tuple[dict[str, str], ...] = ()
 
 
 class Scorecard(Record):
@@ -124,9 +126,9 @@ class Scorecard(Record):
     slices: list[Slice]
     positions: list[Positions]
     rollout: Rollout
-    ngram_losses: dict[str, Metric] = {}
+    ngram_losses: dict[str, Metric] = Field(default_factory=dict)
     """Loss of interpolated n-gram models on the same places, by order."""
-    thresholds: dict[str, dict[str, float]] = {}
+    thresholds: dict[str, dict[str, float | None]] = Field(default_factory=dict)
     """Before and after the conversion to per-latent thresholds: fvu, l0, delta_loss."""
 
 
@@ -174,5 +176,3 @@ class Report(Record):
     """By dictionary site."""
     curves: list[CurvePoint]
     provenance: dict[str, str]
-
-

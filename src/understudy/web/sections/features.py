@@ -112,6 +112,7 @@ def _outputs(label: Markup | str, pairs: Sequence[tuple[str, float]], look: str)
     if not pairs:
         return None
     items = [
-        tag("li", tag("bdi", visible(text)), " ", tag("span", number(by, 2, sign=True), class_="by")) for text, by in pairs
+        tag("li", tag("bdi", visible(text)), " ", tag("span", number(by, 2, sign=True), class_="by"))
+        for text, by in pairs
     ]
     return tag("div", tag("h4", label), tag("ul", *items, class_="chips outputs"), class_=look)

@@ -1,5 +1,7 @@
 """Where the loss is lost: by labelled slice and by position in the sequence."""
 
+from collections.abc import Sequence
+
 from ...core.records.metric import Measured
 from ...core.records.scorecard import Positions, Scorecard, Slice
 from ..charts import Dot, Line, dot_chart, legend, line_chart
@@ -35,10 +37,10 @@ def _slices(slices: list[Slice]) -> Markup:
     for part in ordered:
         label = join(part.name, " ", tag("small", percent(part.share), class_="soft"))
         figures = figure(part.delta_loss, sign=True, unit=False)
-        dots.append(Dot(label, figures, *span(part.delta_loss), look="ours"))
+        dots.append(Dot(label, figures, *span(part.delta_loss), look="part"))
     ends = [end for part in ordered for end in span(part.delta_loss) if end is not None]
     scale = spanning(ends or [0.0, 1.0], zero=True)
-    chart = dot_chart(dots, scale, "Excess loss by slice", "nats per place of the slice; share of places beside the name")
+    chart = dot_chart(dots, scale, "Excess loss by slice", "nats per place of the slice, beside its share of places")
     rows = [
         (
             part.name,
@@ -66,7 +68,11 @@ def _added(part: Slice) -> str:
     return "" if added is None else number(added, 3, sign=True)
 
 
-def positions_chart(positions: list[Positions], name: str = "the position in the sequence") -> Markup | None:
+def positions_chart(
+    positions: Sequence[Positions],
+    name: str = "the position in the sequence",
+    arms: tuple[str, str] = ("the network itself", "understudy"),
+) -> Markup | None:
     """Loss of both along the sequence, on a logarithmic axis if the bins widen."""
     known = [p for p in positions if isinstance(p.loss_clean, Measured) and isinstance(p.loss_replaced, Measured)]
     if len(known) < 2:
@@ -74,11 +80,15 @@ def positions_chart(positions: list[Positions], name: str = "the position in the
     widths = [p.last - p.first + 1 for p in known]
     x_of = {id(p): (p.first + p.last) / 2 for p in known}
     first, last = x_of[id(known[0])], x_of[id(known[-1])]
-    is_log = first > 0 and max(widths) > 4 * min(widths)
-    x = Scale(first * 0.85, last * 1.15, "log") if is_log else spanning([first, last])
+    if max(widths) <= 4 * min(widths):
+        x = spanning([first, last])
+    elif first > 0:
+        x = Scale(first * 0.85, last * 1.15, "log")
+    else:
+        x = Scale(0, last * 1.1, "asinh", 1.0)
     clean = [(x_of[id(p)], p.loss_clean) for p in known]
     ours = [(x_of[id(p)], p.loss_replaced) for p in known]
-    lines = [_line("the network itself", clean, "s-clean"), _line("understudy", ours, "s-ours")]
+    lines = [_line(arms[0], clean, "s-clean"), _line(arms[1], ours, "s-ours")]
     ends = [end for line in lines for bar in line.bars for end in bar]
     said = ", ".join(f"{p.first}-{p.last}: {p.delta_loss}" for p in known[:12])
     chart = line_chart(lines, x, spanning(ends, margin=0.1), f"Loss by {name}; excess {said}")
@@ -90,7 +100,7 @@ def _line(name: str, points: list, look: str) -> Line:
     return Line(name, [(x, m.value) for x, m in points], look, [(m.low, m.high) for _, m in points], dots=True)
 
 
-def _positions(positions: list[Positions]) -> Markup:
+def _positions(positions: Sequence[Positions]) -> Markup:
     rows = [
         (
             f"{p.first}" if p.first == p.last else f"{p.first}–{p.last}",

@@ -15,7 +15,7 @@ from ..tables import ABLATIONS, section, span, table
 def recovered(card: Scorecard) -> Markup:
     """Two charts side by side, and the shares as a table."""
     lead = join(
-        "The same excess loss against four ablations, the kindest last. ",
+        "The share of an ablation’s damage that the understudy avoids, for four ablations on the same places. ",
         "One share alone can say anything: against zero ablation nearly everything looks recovered.",
     )
     return section(
@@ -33,7 +33,7 @@ def _shares(card: Scorecard) -> Markup:
     dots = []
     for key, metric in shares:
         label = join("against ", term(key, ABLATIONS[key].removesuffix(" ablation"))) if key != "top1" else term("top1")
-        look = "ours" if key != "top1" else "clean"
+        look = "part" if key != "top1" else "clean"
         dots.append(Dot(label, figure(metric), *span(metric), look=look))
     ends = [end for _, metric in shares for end in span(metric) if end is not None]
     low = min([0.0, *ends])
@@ -76,7 +76,7 @@ def _yardstick(card: Scorecard) -> Markup:
     own = card.replacement
     levels = [
         Level(name, m.value, look)
-        for name, m, look in (("understudy", own.loss_replaced, "ours"), ("the network itself", own.loss_clean, "clean"))
+        for name, m, look in (("understudy", own.loss_replaced, "ours"), ("network", own.loss_clean, "clean"))
         if isinstance(m, Measured)
     ]
     y = spanning([v for _, v in points] + [level.value for level in levels], margin=0.12)

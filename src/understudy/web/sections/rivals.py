@@ -1,8 +1,8 @@
 """Loss against rivals: every arm on one axis, then the same as a table with the paired verdicts."""
 
-from ...core.records.metric import Measured, exact
+from ...core.records.metric import Measured, Metric, exact
 from ...core.records.scorecard import Rival, Scorecard
-from ..charts import Dot, dot_chart
+from ..charts import Dot, Look, dot_chart
 from ..glossary import term
 from ..markup import Child, Markup, join, tag
 from ..numerals import figure
@@ -27,8 +27,11 @@ def rivals(card: Scorecard) -> Markup:
 
 
 def _chart(card: Scorecard) -> Markup:
-    arms = [(rival_name(name), rival.replacement.delta_loss, _look(name, rival)) for name, rival in by_loss_of(card)]
-    arms += [(f"{ABLATIONS[key]} (implied)", metric, "ablation") for key, metric in _implied(card)]
+    arms: list[tuple[str, Metric, Look]] = [
+        (rival_name(name), rival.replacement.delta_loss, _look(name, rival)) for name, rival in by_loss(card.baselines)
+    ]
+    for key, metric in _implied(card):
+        arms.append((f"{ABLATIONS[key]} (implied)", metric, "ablation"))
     arms.append(("understudy", card.replacement.delta_loss, "ours"))
     arms.append(("the network itself", exact(0.0, "nats", card.sequences), "clean"))
     arms.sort(key=lambda arm: (not isinstance(arm[1], Measured), getattr(arm[1], "value", 0.0)))
@@ -40,11 +43,7 @@ def _chart(card: Scorecard) -> Markup:
     return dot_chart(dots, scale, "Excess loss over the network", f"nats per place, 95% intervals{bent}")
 
 
-def by_loss_of(card: Scorecard) -> list[tuple[str, Rival]]:
-    return by_loss(card.baselines)
-
-
-def _look(name: str, rival: Rival) -> str:
+def _look(name: str, rival: Rival) -> Look:
     return "ablation" if ablation_key(name) else "oracle" if rival.is_oracle else "rival"
 
 
@@ -94,7 +93,7 @@ def _table(card: Scorecard) -> Markup:
             figure(own.top1_agreement),
         )
     )
-    rows += [_row(name, rival) for name, rival in by_loss_of(card)]
+    rows += [_row(name, rival) for name, rival in by_loss(card.baselines)]
     return join(table("Every arm on the same places", head, rows, words=2), _notes(card))
 
 
@@ -115,7 +114,7 @@ def _row(name: str, rival: Rival) -> tuple[Child, ...]:
 
 
 def _notes(card: Scorecard) -> Markup | None:
-    notes = [tag("li", tag("b", rival_name(n)), ": ", r.note) for n, r in by_loss_of(card) if r.note]
+    notes = [tag("li", tag("b", rival_name(n)), ": ", r.note) for n, r in by_loss(card.baselines) if r.note]
     if _implied(card):
         text = "placed where the recovered share puts it: excess of the understudy / (1 − recovered). No interval."
         notes.append(tag("li", tag("b", "(implied)"), ": ", text))

@@ -23,7 +23,8 @@ def rollout(card: Scorecard) -> Markup:
         (term("delta_loss", "difference"), figure(run.delta_loss, sign=True)),
     ]
     figures = table("Loss of the network on what each wrote", ("text of", "loss"), rows)
-    along = positions_chart(run.by_position, "the position in what was written")
+    arms = ("the network’s text", "the understudy’s text")
+    along = positions_chart(run.by_position, "the position in what was written", arms)
     return section("rollout", "Left to itself", figures, along, _samples(run), lead=lead)
 
 

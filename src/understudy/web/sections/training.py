@@ -12,7 +12,13 @@ from ..scales import Scale, spanning
 from ..tables import section, table
 
 LOOKS = 8
-TITLES = {"fvu": "FVU", "l0": "L0, latents per place", "dead": "Dead, share of latents", "lr": "learning rate"}
+TITLES = {
+    "fvu": "FVU",
+    "l0": "L0, latents per place",
+    "dead": "Dead, share of latents",
+    "lr": "Learning rate",
+    "aux": "Auxiliary loss",
+}
 
 
 def training(report: Report) -> Markup | None:
@@ -51,7 +57,7 @@ def _chart(name: str, curves: list[CurvePoint], looks: dict[str, str]) -> Markup
     if not values:
         return None
     positive = [v for v in values if v > 0]
-    wide = name != "lr" and len(positive) == len(values) and max(values) > 20 * min(values)
+    wide = name not in ("lr", "l0", "dead") and len(positive) == len(values) and max(values) > 20 * min(values)
     y = Scale(min(values) * 0.9, max(values) * 1.1, "log") if wide else spanning(values, zero=min(values) >= 0)
     x = Scale(min(x for line in lines for x, _ in line.points), max(x for line in lines for x, _ in line.points))
     ends = "; ".join(f"{line.name} ends at {plain(line.points[-1][1])}" for line in lines)
@@ -61,7 +67,7 @@ def _chart(name: str, curves: list[CurvePoint], looks: dict[str, str]) -> Markup
     return tag("figure", caption, chart, class_="chart small")
 
 
-def _thresholds(thresholds: dict[str, dict[str, float]]) -> Markup:
+def _thresholds(thresholds: dict[str, dict[str, float | None]]) -> Markup:
     columns = list(dict.fromkeys(key for row in thresholds.values() for key in row))
     names = layer_names(list(thresholds))
     rows = [
@@ -81,7 +87,8 @@ def _heading(column: str) -> Markup:
     return join(named, f" {when}" if when else None)
 
 
-def _cell(column: str, row: dict[str, float]) -> Markup | str:
-    if column not in row or not math.isfinite(row[column]):
+def _cell(column: str, row: dict[str, float | None]) -> Markup | str:
+    value = row.get(column)
+    if value is None or not math.isfinite(value):
         return tag("span", "not measured", class_="missing")
-    return number(row[column], 3, sign=True) if column.startswith("delta_loss") else plain(row[column])
+    return number(value, 3, sign=True) if column.startswith("delta_loss") else plain(value)

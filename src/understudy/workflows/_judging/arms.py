@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import torch
 
 from ...baselines import PCA, Constant, LinearMap, PositionMean, RandomDictionary, Resample, TopNeurons
+from ...core.batch import Sequences
 from ...core.dictionary import Dictionary, Group
 from ...core.network import Network
 from ...core.records.progress import Progress
 from ...core.site import Site
 from ...data import Order
 from ...sparsity import Identity, TopK
-from .._data import Sequences
 
 FIT_SEQUENCES = 128
 ABLATIONS = ("zero", "mean", "position_mean", "resample")
@@ -39,9 +39,14 @@ class Arm:
     is_oracle: bool = False
     note: str = ""
 
+    @property
+    def has_budget(self) -> bool:
+        """Whether it was given the understudy's L0 to spend."""
+        return self.name in ("pca", "random_dictionary") or self.name.startswith("top_")
+
 
 def targets(groups: Sequence[Group], l0: dict[Site, float]) -> list[Target]:
-    """For each written site the member that reads beside it (a CLT's layer of the same module), else the site itself."""
+    """For each written site what its own member reads (a CLT's layer of that module), else the site."""
     out = []
     for group in groups:
         for site in group.writes:

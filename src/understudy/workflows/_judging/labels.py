@@ -6,16 +6,15 @@ from torch import Tensor
 from ...core.network import Network
 from ...data import Packed, Tokens, open_data, pack
 from ...data.packing import separator_of
-from ...data.token_kinds import KINDS, token_kinds
+from ...data.token_kinds import token_kinds
 
 
 def target_kinds(network: Network, spec: str, split: str, packed: Packed) -> Tensor | None:
-    """For each place the kind of the token it predicts, [rows, context], -1 where unknown; None if nothing is Python."""
-    tokenizer = getattr(network, "tokenizer", None)
-    backend = getattr(tokenizer, "backend_tokenizer", None)
+    """For each place the kind of the token it predicts, [rows, context], -1 where unknown; None without Python."""
+    backend = getattr(network.tokenizer, "backend_tokenizer", None)
     if backend is None or not spec.startswith(("stdlib", "text:")):
         return None
-    head = [0] if separator_of(tokenizer) is not None else []
+    head = [0] if separator_of(network.tokenizer) is not None else []
     rows, python = [], False
     for document in open_data(spec, split):  # pyright: ignore[reportArgumentType]
         encoding = backend.encode(document.text, add_special_tokens=False)
@@ -31,6 +30,3 @@ def target_kinds(network: Network, spec: str, split: str, packed: Packed) -> Ten
     out = torch.full_like(kinds, -1)
     out[:, :-1] = kinds[:, 1:]
     return out
-
-
-NAMES = {"kind": tuple(KINDS)}

@@ -1,13 +1,13 @@
 """One pass over the evaluation sequences: every arm on the same places, summed by sequence."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...core.batch import Batch
+from ...core.batch import Batch, Sequences
 from ...core.dictionary import Group
 from ...core.network import Network
 from ...core.records.errors import AcausalReplacement
@@ -15,8 +15,8 @@ from ...core.records.metric import NotMeasured
 from ...core.records.progress import Progress
 from ...core.replacement import STANDALONE, Recording, Replacement
 from ...core.site import Site
+from ...data.token_kinds import KINDS
 from ...metrics import ArmSums, Reconstruction, Sparsity
-from .._data import Sequences
 from .arms import Arm
 
 BATCH = 8
@@ -30,6 +30,11 @@ class Local:
     group: Group
     sites: dict[Site, Reconstruction]
     sparsity: list[Sparsity]
+
+    def mean_l0(self, site: Site) -> float:
+        """Latents on at a place, of the member that writes `site` first; of all members if none does."""
+        own = [s for m, s in zip(self.group.members, self.sparsity, strict=True) if m.writes[0] == site]
+        return sum(float(s.fires.sum()) / max(1, s.n_places) for s in own or self.sparsity)
 
 
 def local_pass(
@@ -71,15 +76,15 @@ def behaviour_pass(
     sequences: Sequences,
     picked: Tensor,
     labels: Tensor | None,
-    tags: Mapping[str, Sequence[str]],
     progress: Progress,
 ) -> dict[str, ArmSums] | NotMeasured:
-    """Sums for `clean`, `understudy` and every arm. labels: the token kind of each target, [n, places], or None.
+    """Sums for `clean`, `understudy` and every arm. labels: the kind of each target of all sequences, or None.
 
     NotMeasured if the understudy cannot run in the network's place (an acausal crosscoder).
     """
     runs = {UNDERSTUDY: Replacement(network, groups)} | {a.name: Replacement(network, a.groups) for a in arms}
     partner = {a.name for a in arms if a.from_partner}
+    tags = {"kind": KINDS} if labels is not None else {}
     sums = {name: ArmSums(name, len(picked), tags) for name in (CLEAN, *runs)}
     n = len(picked)
     with progress.task("running arms", n * len(sums), "sequences") as task:
@@ -88,32 +93,34 @@ def behaviour_pass(
             batch = sequences.batch(picked[at])
             other = sequences.batch(picked[(at + n // 2) % n])
             clean = network.forward(batch)
-            _add(sums[CLEAN], network, batch, at, clean, clean, labels)
+            kinds = None if labels is None else labels[picked[at]]
+            _add(sums[CLEAN], network, batch, at, clean, clean, kinds)
             for j, (name, replacement) in enumerate(runs.items()):
                 recording = _partner(replacement, other) if name in partner else None
                 try:
                     output = replacement.run(batch, STANDALONE, recording).output
                 except AcausalReplacement as error:
                     return NotMeasured(not_measured=str(error))
-                _add(sums[name], network, batch, at, clean, output, labels)
+                _add(sums[name], network, batch, at, clean, output, kinds)
                 task.update(i * len(sums) + len(at) * (j + 2), name)
     return sums
 
 
 def _partner(replacement: Replacement, batch: Batch) -> Recording:
     values = replacement.network.record_calls(batch, replacement.sites)
-    layout = replacement.network.layout
-    acts = {(s, c): layout(s).rows(v) for s, calls in values.items() for c, v in enumerate(calls)}
+    rows, n = replacement.network.rows, batch.n_sequences
+    acts = {(s, c): rows(s, v, n) for s, calls in values.items() for c, v in enumerate(calls)}
     return Recording(acts, {}, {})
 
 
 def _add(
-    sums: ArmSums, network: Network, batch: Batch, at: Tensor, clean: Any, output: Any, labels: Tensor | None
+    sums: ArmSums, network: Network, batch: Batch, at: Tensor, clean: Any, output: Any, kinds: Tensor | None
 ) -> None:
     loss = network.loss(output, batch)
     kl = network.divergence(clean, output, batch)
     choices = network.choice(output)
-    agree = None if isinstance(choices, NotMeasured) else (choices == network.choice(clean)).float()
+    own = network.choice(clean)
+    agree = torch.eq(choices, own) if isinstance(choices, Tensor) and isinstance(own, Tensor) else None
     if batch.targets is not None:
         scored = batch.targets != -100
     else:
@@ -123,5 +130,5 @@ def _add(
         at, scored,
         loss=None if isinstance(loss, NotMeasured) else loss,
         kl=kl, agree=agree, position=position,
-        tags=None if labels is None else {"kind": labels[at]},
+        tags=None if kinds is None else {"kind": kinds},
     )  # fmt: skip

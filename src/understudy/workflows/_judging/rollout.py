@@ -1,21 +1,19 @@
 """Rollout: the understudy writes on its own for many tokens, and the clean network says how likely it finds that."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...core.batch import Batch
+from ...core.batch import Batch, Sequences
 from ...core.dictionary import Group
 from ...core.network import Network
 from ...core.records.metric import NotMeasured
 from ...core.records.progress import Progress
-from ...core.records.scorecard import Positions, Rollout
+from ...core.records.scorecard import Rollout
 from ...core.replacement import Replacement
 from ...metrics import ArmSums, Bootstrap
-from ...metrics.behaviour import POSITION_NAMES
-from .._data import Sequences
+from .card import positions
 
 PROMPT_TOKENS, NEW_TOKENS, SHOWN = 32, 96, 4
 
@@ -25,38 +23,35 @@ def rollout(
     network: Network, groups: Sequence[Group], sequences: Sequences, picked: Tensor, seed: int, progress: Progress
 ) -> Rollout:
     """Sample at temperature 1 from the same prompts and random numbers, with and without the understudy."""
-    generate = getattr(network, "generate", None)
-    if generate is None:
-        return Rollout(delta_loss=NotMeasured(not_measured=f"{network.name} does not generate"))
+    if network.tokenizer is None:
+        return _not_run(NotMeasured(not_measured=f"{network.name} does not write text"))
     ids = sequences.batch(picked).inputs["input_ids"]
     length = min(PROMPT_TOKENS, ids.shape[1] // 4)
     new = min(NEW_TOKENS, ids.shape[1] - length)
     prompts = ids[:, :length]
     replacement = Replacement(network, groups)
     with progress.task("free-running rollout", 2, "arms") as task:
-        own = generate(prompts, new, seed)
+        own = network.generate(prompts, new, seed)
         task.update(1)
         with replacement.installed():
-            replaced = generate(prompts, new, seed)
+            replaced = network.generate(prompts, new, seed)
         task.update(2)
+    if isinstance(own, NotMeasured) or isinstance(replaced, NotMeasured):
+        return _not_run(
+            own if isinstance(own, NotMeasured) else NotMeasured(not_measured="the understudy cannot write")
+        )
     sums = [_judge(network, name, text, length) for name, text in (("network", own), ("replaced", replaced))]
     bootstrap = Bootstrap(len(prompts))
-    rows = []
-    for name in POSITION_NAMES:
-        part = f"position/{name}"
-        if sums[0].count[sums[0].slices.index(part)].any():
-            first, _, last = name.partition("-")
-            rows.append(Positions(
-                first=int(first), last=int(last or first),
-                loss_clean=sums[0].loss(bootstrap, part), loss_replaced=sums[1].loss(bootstrap, part),
-                delta_loss=sums[1].delta_loss(sums[0], bootstrap, part),
-            ))  # fmt: skip
     return Rollout(
         prompts=len(prompts), prompt_length=length, length=new,
         loss_of_network_text=sums[0].loss(bootstrap), loss_of_replaced_text=sums[1].loss(bootstrap),
-        delta_loss=sums[1].delta_loss(sums[0], bootstrap), by_position=rows,
-        samples=_samples(network, prompts, own, replaced, length),
+        delta_loss=sums[1].delta_loss(sums[0], bootstrap), by_position=tuple(positions(sums[0], sums[1], bootstrap)),
+        samples=tuple(_samples(network, prompts, own, replaced, length)),
     )  # fmt: skip
+
+
+def _not_run(reason: NotMeasured) -> Rollout:
+    return Rollout(loss_of_network_text=reason, loss_of_replaced_text=reason, delta_loss=reason)
 
 
 def _judge(network: Network, name: str, ids: Tensor, length: int) -> ArmSums:
@@ -74,13 +69,9 @@ def _judge(network: Network, name: str, ids: Tensor, length: int) -> ArmSums:
     return sums
 
 
-def _samples(network: Any, prompts: Tensor, own: Tensor, replaced: Tensor, length: int) -> list[dict[str, str]]:
-    decode = network.tokenizer.decode if getattr(network, "tokenizer", None) is not None else None
-    if decode is None:
-        return []
+def _samples(network: Network, prompts: Tensor, own: Tensor, replaced: Tensor, length: int) -> list[dict[str, str]]:
+    decode = network.tokenizer.decode
     return [
         {"prompt": decode(p), "network": decode(a[length:]), "understudy": decode(b[length:])}
         for p, a, b in zip(prompts[:SHOWN], own, replaced)
     ]
-
-

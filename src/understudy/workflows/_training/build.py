@@ -32,7 +32,7 @@ def plan(network: Network, kind: str, patterns: str) -> Plan:
         raise UnknownName.among("kind of dictionary", kind, KINDS)
     if kind in ("sae", "crosscoder"):
         sites = find_sites(network, patterns)
-        if kind == "crosscoder" and len(sites) < 2:
+        if kind == "crosscoder" and len(sites) == 1:
             raise BadInput(f"a crosscoder spans several sites; {patterns!r} matches only {sites[0]}.")
         return Plan(kind, [[((s,), (s,))] for s in sites] if kind == "sae" else [[(sites, sites)]])
     parts = find_parts(network, patterns)
@@ -41,9 +41,7 @@ def plan(network: Network, kind: str, patterns: str) -> Plan:
     return Plan(kind, [[((p.read,), tuple(q.write for q in parts[i:])) for i, p in enumerate(parts)]])
 
 
-def build(
-    plan: Plan, n_latents: int, sparsity: Callable[[], Sparsity], sample: Acts, seed: int
-) -> list[Group]:
+def build(plan: Plan, n_latents: int, sparsity: Callable[[], Sparsity], sample: Acts, seed: int) -> list[Group]:
     """Groups at their starting point. `sample`: rows at every site of the plan."""
     kind = KINDS[plan.kind]
     groups = []

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ...core.batch import Sequences
 from ...core.dictionary import Acts, Group
 from ...core.linear import LinearDictionary
 from ...core.network import Network
@@ -14,7 +15,7 @@ from ...core.records.errors import AcausalReplacement, BadData
 from ...core.records.metric import NotMeasured
 from ...core.records.progress import Progress
 from ...core.replacement import Replacement
-from .._data import Sequences, open_sequences
+from .._data import open_sequences
 from .._runs import save_groups
 from .harvest import Harvest
 from .trainer import Trainer

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ...core.batch import Sequences
 from ...core.network import Network
-from ...core.records.errors import BadActivations
+from ...core.records.errors import BadActivations, WrongShape
 from ...core.site import Site
 from ...data import Order
-from .._data import Sequences
 
 FORWARD_SEQUENCES = 16
 
@@ -41,6 +41,7 @@ class Harvest:
         for i in range(0, len(picked), FORWARD_SEQUENCES):
             batch = self.sequences.batch(picked[i : i + FORWARD_SEQUENCES])
             acts = self.network.record(batch, self.sites)
+            _check_places(acts)
             n = 0
             for site, value in acts.items():
                 rows = value.reshape(-1, value.shape[-1])
@@ -70,3 +71,14 @@ class Harvest:
         for start in range(skip * size, n, size):
             index = order[start : start + size]
             yield {site: value.index_select(0, index.to(value.device)) for site, value in rows.items()}
+
+
+def _check_places(acts: dict[Site, Tensor]) -> None:
+    """Rows of all sites are served side by side, so row i must be the same place at each of them."""
+    (first, value), *others = acts.items()
+    for site, other in others:
+        if other.shape[:-1] != value.shape[:-1]:
+            raise WrongShape(
+                f"{first} holds places {tuple(value.shape[:-1])} and {site} {tuple(other.shape[:-1])}: one run trains "
+                "on sites with the same places. Train them in separate runs."
+            )

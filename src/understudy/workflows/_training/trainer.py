@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...core.dictionary import Acts, Group
 from ...core.objective import Objective, TrainingState
-from ...core.records.errors import NonFiniteLoss
+from ...core.records.errors import BadWeights, NonFiniteLoss
 from ...core.weights import load_tensors, save_tensors
 
 
@@ -117,16 +117,20 @@ class Trainer:
         """Fill a checkpoint folder: weights, optimiser, averages, counters, and where in the data the run is."""
         save_tensors(folder / "weights.safetensors", self._tensors("weights"))
         save_tensors(folder / "optimiser.safetensors", self._tensors("optimiser"))
-        state = {"step": self.step, "places": self.places, **position}
-        state["variance"] = [{str(s): v for s, v in st.variance.items()} for st in self.states]
+        variance = [{str(s): v for s, v in state.variance.items()} for state in self.states]
+        state = {"step": self.step, "places": self.places, "variance": variance, **position}
         (folder / "state.json").write_text(json.dumps(state))
 
     def load(self, folder: Path) -> dict[str, Any]:
         """Restore a checkpoint in place; returns the position that was saved with it. Raises BadWeights."""
         state = json.loads((folder / "state.json").read_text())
         for kind in ("weights", "optimiser"):
-            saved = load_tensors(folder / f"{kind}.safetensors")
-            for name, tensor in self._tensors(kind, create=True).items():
+            path = folder / f"{kind}.safetensors"
+            saved, live = load_tensors(path), self._tensors(kind, create=True)
+            alien = [name for name, t in live.items() if name not in saved or saved[name].shape != t.shape]
+            if alien:
+                raise BadWeights(f"{path} lacks {alien[0]} as this run has it: it belongs to other dictionaries.")
+            for name, tensor in live.items():
                 tensor.data.copy_(saved[name])
         self.step, self.places = state["step"], state["places"]
         for mine, variance in zip(self.states, state["variance"], strict=True):
