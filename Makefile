@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test setup check bench report clean demo-network zoo
+.PHONY: demo test setup check clean demo-network zoo
 
 demo: $(STAMP)
 	$(BIN)/understudy demo
@@ -30,11 +30,11 @@ check: $(STAMP)
 	$(BIN)/pyright
 	$(BIN)/python -m pytest tests/test_layers.py tests/test_docs.py
 
-bench: $(STAMP)
-	$(BIN)/python -m benchmarks
-
 demo-network: $(STAMP)
 	$(BIN)/python recipes/demo_network.py
+
+zoo: $(STAMP)
+	$(BIN)/python -m tests.zoo.table > docs/zoo.md
 
 clean:
 	rm -rf build dist src/*.egg-info .pytest_cache .ruff_cache

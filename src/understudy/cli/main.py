@@ -72,6 +72,8 @@ def _run(name: str, args: list[str], as_json: bool) -> int:
         data, text = command.run(config, progress)
     if as_json:
         print(json.dumps(data, allow_nan=False))
+    elif isinstance(text, str):
+        print(text)
     else:
         from rich.console import Console
 

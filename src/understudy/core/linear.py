@@ -195,19 +195,23 @@ class LinearDictionary(Dictionary):
 
 
 def matching_thresholds(pre: LinearPre, kept: Int[Tensor, " L"]) -> Float[Tensor, " L"]:
-    """For each latent the threshold above which exactly `kept` of its pre-activations lie (clamped at 0)."""
-    n_rows, step = len(pre.x), max(1, (1 << 28) // (4 * max(1, len(pre.x))))
-    out = []
-    for i in range(0, pre.n_latents, step):
-        part = LinearPre(pre.x, pre.W[i : i + step], pre.b[i : i + step])
-        ranked = torch.cat([block for _, block in part.chunks()]).T.sort(dim=-1, descending=True).values
-        m = kept[i : i + step, None]
+    """For each latent the threshold above which exactly `kept` of its pre-activations lie (clamped at 0).
+
+    Latents that fire about equally often are looked at together, so that only their largest values are ranked.
+    """
+    n_rows = len(pre.x)
+    theta_all = torch.empty_like(pre.b)
+    for ids in kept.argsort().split(max(1, min(64, (1 << 28) // (4 * max(1, n_rows))))):
+        part = LinearPre(pre.x, pre.W[ids], pre.b[ids])
+        m = kept[ids, None]
+        columns = torch.cat([block for _, block in part.chunks()]).T.contiguous()
+        ranked = columns.topk(min(n_rows, int(m.max()) + 1), dim=-1).values
         at_least = ranked.gather(-1, (m - 1).clamp(min=0))
         below = ranked.gather(-1, m.clamp(max=n_rows - 1))
         silent = ranked[:, :1] + 1e-3 * ranked[:, :1].abs()
         theta = torch.where(m == 0, silent, torch.where(m == n_rows, at_least - 1, (at_least + below) / 2))
-        out.append(theta.squeeze(-1).clamp(min=0))
-    return torch.cat(out)
+        theta_all[ids] = theta.squeeze(-1).clamp(min=0)
+    return theta_all
 
 
 class RestrictedLinear(Dictionary):

@@ -45,7 +45,8 @@ def _at(delta: Metric) -> Markup:
 
 def _ngram(order: Metric) -> Markup:
     if isinstance(order, NotMeasured):
-        return join("n-gram equivalent not measured ", _because(order))
+        beyond = order.not_measured.startswith(("better than", "worse than"))
+        return join(order.not_measured) if beyond else join("n-gram equivalent not measured ", _because(order))
     ends = "" if order.low == order.high else f" [{order.low:.1f}, {order.high:.1f}]"
     return join("equal to a ", tag("strong", f"{order.value:.1f}-gram"), " model", tag("span", ends, class_="interval"))
 

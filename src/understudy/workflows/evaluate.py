@@ -100,7 +100,7 @@ def evaluate(config: EvaluateConfig, progress: Progress = SILENT) -> Scorecard:
         "data": described(run.network, data),
         "sequences": n,
         "replaced": replaced(run),
-        "dictionaries": [row for x in local for row in dictionary_rows(x, bootstrap)],
+        "dictionaries": [row for x in local for row in dictionary_rows(run.network, x, bootstrap)],
         "thresholds": run.folder.read_json("thresholds.json"),
     }
     if isinstance(sums, NotMeasured):

@@ -2,9 +2,6 @@
 
 from typing import Any
 
-from rich.console import Group
-
-from understudy.cli.render import scorecard
 from understudy.core.records.progress import Progress
 from understudy.web.page import render
 from understudy.workflows.demo import DemoConfig as Config
@@ -22,4 +19,4 @@ def run(config: Config, progress: Progress) -> tuple[Any, Any]:
         "scorecard": card.model_dump(mode="json"),
     }
     seconds = ", ".join(f"{what} {s:.0f} s" for what, s in made.seconds.items())
-    return data, Group(scorecard(card), f"\n{seconds}\nopen {path}")
+    return data, f"{card}\n\n{seconds}\nopen {path}"

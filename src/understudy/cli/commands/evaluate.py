@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from understudy.cli.render import scorecard
 from understudy.core.records.progress import Progress
 from understudy.workflows.evaluate import EvaluateConfig as Config
 from understudy.workflows.evaluate import evaluate
@@ -10,4 +9,4 @@ from understudy.workflows.evaluate import evaluate
 
 def run(config: Config, progress: Progress) -> tuple[Any, Any]:
     card = evaluate(config, progress)
-    return card.model_dump(mode="json"), scorecard(card)
+    return card.model_dump(mode="json"), str(card)

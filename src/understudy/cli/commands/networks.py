@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from rich.console import Group
 from rich.table import Table
 
 from understudy.core.records.progress import Progress
@@ -14,4 +15,5 @@ def run(config: Config, progress: Progress) -> tuple[Any, Any]:
     table = Table("name", "family", "parameters", "what it is", box=None, header_style="bold", pad_edge=False)
     for row in rows:
         table.add_row(row["name"], row["family"], f"{row['parameters']:,}", row["description"])
-    return {"networks": rows}, table
+    others = "\nany other: hf:ORG/NAME or hf:PATH (causal language models), py:package.module:function (your own)"
+    return {"networks": rows}, Group(table, others)

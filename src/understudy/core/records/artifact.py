@@ -82,6 +82,7 @@ class RunFolder:
         with disk_full(target):
             try:
                 make(temporary)
+                temporary.chmod(0o644)  # safetensors creates its files readable by the owner only
                 _sync(temporary)
                 os.replace(temporary, target)
                 _sync(target.parent)

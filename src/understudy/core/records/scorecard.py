@@ -20,6 +20,8 @@ class DictionaryRow(Record):
     """One dictionary's local figures, on the network's own activations."""
 
     site: str
+    name: str = ""
+    """The site's short name, where it has one."""
     kind: str
     n_latents: int
     fvu: Metric
@@ -130,6 +132,18 @@ class Scorecard(Record):
     """Loss of interpolated n-gram models on the same places, by order."""
     thresholds: dict[str, dict[str, float | None]] = Field(default_factory=dict)
     """Before and after the conversion to per-latent thresholds: fvu, l0, delta_loss."""
+
+    def __str__(self) -> str:
+        from .summary import summary
+
+        return summary(self)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        from .summary import html
+
+        return html(self)
 
 
 class Token(Record):

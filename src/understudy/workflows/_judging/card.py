@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...core.batch import Sequences
+from ...core.names import short_name
 from ...core.network import Network
 from ...core.records.metric import Metric, NotMeasured, exact
 from ...core.records.scorecard import Behaviour, DictionaryRow, Positions, Recovered, Rival, Slice
@@ -122,7 +123,7 @@ def not_run(reason: NotMeasured) -> Behaviour:
     )
 
 
-def dictionary_rows(local: Local, bootstrap: Bootstrap) -> list[DictionaryRow]:
+def dictionary_rows(network: Network, local: Local, bootstrap: Bootstrap) -> list[DictionaryRow]:
     """One row for each written site; latents are counted at the site that their dictionary writes first."""
     out = []
     for site, reconstruction in local.sites.items():
@@ -132,6 +133,7 @@ def dictionary_rows(local: Local, bootstrap: Bootstrap) -> list[DictionaryRow]:
         out.append(
             DictionaryRow(
                 site=str(site),
+                name=short_name(network, site),
                 kind=member.kind,
                 n_latents=member.n_latents,
                 fvu=reconstruction.fvu(bootstrap),
