@@ -1,9 +1,9 @@
 """Rivals as dictionaries. An export here is the registry row."""
 
-from .constant import Constant as Constant
-from .constant import PositionMean as PositionMean
-from .constant import Resample as Resample
-from .linear_map import LinearMap as LinearMap
-from .neurons import TopNeurons as TopNeurons
-from .pca import PCA as PCA
-from .random_dictionary import RandomDictionary as RandomDictionary
+from understudy.baselines.constant import Constant as Constant
+from understudy.baselines.constant import PositionMean as PositionMean
+from understudy.baselines.constant import Resample as Resample
+from understudy.baselines.linear_map import LinearMap as LinearMap
+from understudy.baselines.neurons import TopNeurons as TopNeurons
+from understudy.baselines.pca import PCA as PCA
+from understudy.baselines.random_dictionary import RandomDictionary as RandomDictionary

@@ -6,10 +6,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..core.dictionary import NO_CONTEXT, Acts, Context, Dictionary
-from ..core.latents import Encoded, Latents, LinearPre
-from ..core.records.errors import NeedsRecording
-from ..core.site import Site
+from understudy.core.dictionary import NO_CONTEXT, Acts, Context, Dictionary
+from understudy.core.latents import Encoded, Latents, LinearPre
+from understudy.core.records.errors import NeedsRecording
+from understudy.core.site import Site
 
 
 class Constant(Dictionary):

@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core.dictionary import Acts, Sparsity
-from ..core.linear import LinearDictionary
-from ..core.site import Site
+from understudy.core.dictionary import Acts, Sparsity
+from understudy.core.linear import LinearDictionary
+from understudy.core.site import Site
 
 
 class LinearMap(LinearDictionary):

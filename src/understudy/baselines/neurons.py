@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..core.dictionary import NO_CONTEXT, Acts, Context, Dictionary
-from ..core.latents import Encoded, Latents, LinearPre, Pattern
-from ..core.site import Site
+from understudy.core.dictionary import NO_CONTEXT, Acts, Context, Dictionary
+from understudy.core.latents import Encoded, Latents, LinearPre, Pattern
+from understudy.core.site import Site
 
 
 class TopNeurons(Dictionary):

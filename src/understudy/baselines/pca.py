@@ -5,9 +5,9 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from ..core.dictionary import Acts, Sparsity
-from ..core.linear import LinearDictionary
-from ..core.site import Site
+from understudy.core.dictionary import Acts, Sparsity
+from understudy.core.linear import LinearDictionary
+from understudy.core.site import Site
 
 
 class PCA(LinearDictionary):

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from .batch import Batch
-from .records.errors import BadInput, UnknownName
+from understudy.core.batch import Batch
+from understudy.core.records.errors import BadInput, UnknownName
 
 if TYPE_CHECKING:
-    from .network import Network
+    from understudy.core.network import Network
 
 
 def share_of_parameters(module: nn.Module, paths: Iterable[str], aside: Iterable[str] = ()) -> float:

@@ -13,9 +13,9 @@ from typing import Any, ClassVar, Literal, NamedTuple, Self
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from .latents import Encoded, Latents, Pre
-from .records.errors import AmbiguousWrite, UnderstudyError
-from .site import Site
+from understudy.core.latents import Encoded, Latents, Pre
+from understudy.core.records.errors import AmbiguousWrite, UnderstudyError
+from understudy.core.site import Site
 
 Acts = Mapping[Site, Float[Tensor, "*places d"]]
 """Activations with the feature axis last: [batch, *places, d], or any leading axes for scope "place"."""

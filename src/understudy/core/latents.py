@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from .records.errors import TooLarge, WrongShape
+from understudy.core.records.errors import TooLarge, WrongShape
 
 CHUNK_BYTES = 1 << 27
 """Largest dense temporary: 128 MiB."""

@@ -13,10 +13,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from .dictionary import NO_CONTEXT, Acts, Context, Dictionary, DictionarySpec, Linearised, Sparsity
-from .latents import Encoded, Latents, LinearPre, Pattern
-from .records.errors import WrongShape
-from .site import Site
+from understudy.core.dictionary import NO_CONTEXT, Acts, Context, Dictionary, DictionarySpec, Linearised, Sparsity
+from understudy.core.latents import Encoded, Latents, LinearPre, Pattern
+from understudy.core.records.errors import WrongShape
+from understudy.core.site import Site
 
 Widths = Mapping[Site, int]
 

@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
 
-from .network import NamedSite, Network, Part
-from .records.errors import UnknownName
-from .site import Site
+from understudy.core.network import NamedSite, Network, Part
+from understudy.core.records.errors import UnknownName
+from understudy.core.site import Site
 
 Patterns = str | Site | Iterable[str | Site]
 

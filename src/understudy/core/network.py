@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from . import costs
-from .batch import Batch, Sequences
-from .records.errors import ActivationOverwritten, SiteError, UnknownName, WrongShape
-from .records.metric import NotMeasured
-from .site import Site
-from .tap import Tap
+from understudy.core import costs
+from understudy.core.batch import Batch, Sequences
+from understudy.core.records.errors import ActivationOverwritten, SiteError, UnknownName, WrongShape
+from understudy.core.records.metric import NotMeasured
+from understudy.core.site import Site
+from understudy.core.tap import Tap
 
 Calls = Literal["once", "time", "depth"]
 

@@ -7,9 +7,9 @@ from typing import Any, Literal, NamedTuple, Protocol
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from .dictionary import Acts, Group
-from .latents import Encoded
-from .site import Site
+from understudy.core.dictionary import Acts, Group
+from understudy.core.latents import Encoded
+from understudy.core.site import Site
 
 
 @dataclass

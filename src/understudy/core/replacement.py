@@ -9,12 +9,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from .batch import Batch
-from .dictionary import Context, Dictionary, Group, check_writes
-from .latents import Latents
-from .network import Network
-from .records.errors import AcausalReplacement, NeedsRecording
-from .site import Site
+from understudy.core.batch import Batch
+from understudy.core.dictionary import Context, Dictionary, Group, check_writes
+from understudy.core.latents import Latents
+from understudy.core.network import Network
+from understudy.core.records.errors import AcausalReplacement, NeedsRecording
+from understudy.core.site import Site
 
 EditLatents = Callable[[Latents], Latents]
 """Changes a dictionary's latents: pruning, ablating, clamping and steering are edits."""

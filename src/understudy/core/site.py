@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from .records.errors import UnknownName
+from understudy.core.records.errors import UnknownName
 
 INPUTS = "inputs"
 """Pseudo-module of the network's own inputs: `inputs:input_ids`."""

@@ -13,8 +13,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .records.errors import ActivationOverwritten, HooksIgnored, NoTensor, SiteNeverFired, UnknownName
-from .site import Site
+from understudy.core.records.errors import ActivationOverwritten, HooksIgnored, NoTensor, SiteNeverFired, UnknownName
+from understudy.core.site import Site
 
 Edit = Callable[[Tensor, int], Tensor]
 """`(activation, call index) -> activation` of the same shape; the result is cast to the site's dtype and device."""

@@ -1,7 +1,7 @@
 """Kinds of dictionaries. An export here is the registry row: `kind` -> class."""
 
-from .clt import CLTLayer as CLTLayer
-from .clt import clt_group as clt_group
-from .crosscoder import Crosscoder as Crosscoder
-from .sae import SAE as SAE
-from .transcoder import Transcoder as Transcoder
+from understudy.dictionaries.clt import CLTLayer as CLTLayer
+from understudy.dictionaries.clt import clt_group as clt_group
+from understudy.dictionaries.crosscoder import Crosscoder as Crosscoder
+from understudy.dictionaries.sae import SAE as SAE
+from understudy.dictionaries.transcoder import Transcoder as Transcoder

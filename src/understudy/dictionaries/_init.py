@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core.dictionary import Acts
-from ..core.records.errors import BadActivations
-from ..core.site import Site
+from understudy.core.dictionary import Acts
+from understudy.core.records.errors import BadActivations
+from understudy.core.site import Site
 
 
 class Normalisation(NamedTuple):

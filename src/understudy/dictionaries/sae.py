@@ -5,10 +5,10 @@ from typing import ClassVar, Self
 
 import torch
 
-from ..core.dictionary import Acts, Sparsity
-from ..core.linear import LinearDictionary
-from ..core.site import Site
-from ._init import normalisation, unit_rows
+from understudy.core.dictionary import Acts, Sparsity
+from understudy.core.linear import LinearDictionary
+from understudy.core.site import Site
+from understudy.dictionaries._init import normalisation, unit_rows
 
 
 class SAE(LinearDictionary):

@@ -1,10 +1,10 @@
 """What is measured, over which sums, with which intervals. One file for each question."""
 
-from .behaviour import ArmSums as ArmSums
-from .intervals import Bootstrap as Bootstrap
-from .ngram import NGrams as NGrams
-from .ngram import equivalent_ngram as equivalent_ngram
-from .reconstruction import Reconstruction as Reconstruction
-from .sparsity import Dead as Dead
-from .sparsity import DensityHistogram as DensityHistogram
-from .sparsity import Sparsity as Sparsity
+from understudy.metrics.behaviour import ArmSums as ArmSums
+from understudy.metrics.intervals import Bootstrap as Bootstrap
+from understudy.metrics.ngram import NGrams as NGrams
+from understudy.metrics.ngram import equivalent_ngram as equivalent_ngram
+from understudy.metrics.reconstruction import Reconstruction as Reconstruction
+from understudy.metrics.sparsity import Dead as Dead
+from understudy.metrics.sparsity import DensityHistogram as DensityHistogram
+from understudy.metrics.sparsity import Sparsity as Sparsity

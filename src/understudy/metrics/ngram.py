@@ -14,8 +14,7 @@ from torch import Tensor
 
 from understudy.core.records.errors import BadData, WrongShape
 from understudy.core.records.metric import Metric, NotMeasured
-
-from .intervals import Bootstrap
+from understudy.metrics.intervals import Bootstrap
 
 _ROWS_AT_ONCE = 1 << 20
 

@@ -11,8 +11,7 @@ from understudy.core.latents import CHUNK_BYTES
 from understudy.core.records.errors import BadActivations, WrongShape
 from understudy.core.records.metric import Metric, NotMeasured
 from understudy.core.site import Site
-
-from .intervals import Bootstrap
+from understudy.metrics.intervals import Bootstrap
 
 _CONSTANT = 1e-13
 """Share of the mean square below which the variance is the rounding of fp32, not signal."""

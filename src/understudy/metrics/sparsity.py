@@ -10,8 +10,7 @@ from torch import Tensor
 from understudy.core.latents import Latents
 from understudy.core.records.errors import WrongShape
 from understudy.core.records.metric import Metric, NotMeasured, exact
-
-from .intervals import Bootstrap
+from understudy.metrics.intervals import Bootstrap
 
 _COLUMNS = 256
 

@@ -3,14 +3,14 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .listing import NetworkCard as NetworkCard
-from .listing import networks as networks
+from understudy.networks.listing import NetworkCard as NetworkCard
+from understudy.networks.listing import networks as networks
 
 if TYPE_CHECKING:
-    from .any_module import AnyModule as AnyModule
-    from .hf_causal_lm import HFCausalLM as HFCausalLM
-    from .hf_causal_lm import next_tokens as next_tokens
-    from .opening import open_network as open_network
+    from understudy.networks.any_module import AnyModule as AnyModule
+    from understudy.networks.hf_causal_lm import HFCausalLM as HFCausalLM
+    from understudy.networks.hf_causal_lm import next_tokens as next_tokens
+    from understudy.networks.opening import open_network as open_network
 
 _HOMES = {
     "AnyModule": "any_module",

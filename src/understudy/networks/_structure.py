@@ -13,9 +13,9 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..core.records.errors import UnderstudyError
-from ..core.site import Site
-from ..core.tap import Tap
+from understudy.core.records.errors import UnderstudyError
+from understudy.core.site import Site
+from understudy.core.tap import Tap
 
 Role = Literal["attn", "mixer", "mlp"]
 MLP_WORDS = ("mlp", "ffn", "feed_forward", "feedforward", "moe", "ff")

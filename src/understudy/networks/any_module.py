@@ -11,13 +11,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..core.batch import Batch, Sequences
-from ..core.costs import unfused
-from ..core.network import Calls, NamedSite, Network, Part
-from ..core.records.errors import BadInput, UnderstudyError, WrongShape
-from ..core.records.metric import NotMeasured
-from ..core.site import Site
-from ._structure import block_paths
+from understudy.core.batch import Batch, Sequences
+from understudy.core.costs import unfused
+from understudy.core.network import Calls, NamedSite, Network, Part
+from understudy.core.records.errors import BadInput, UnderstudyError, WrongShape
+from understudy.core.records.metric import NotMeasured
+from understudy.core.site import Site
+from understudy.networks._structure import block_paths
 
 Axes = tuple[str, ...]
 AXES = ("batch", "pos", "time", "y", "x", "head", "row", "d")

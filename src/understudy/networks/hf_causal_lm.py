@@ -11,11 +11,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..core.batch import Batch
-from ..core.network import Calls, NamedSite, Network, Neurons, Part
-from ..core.records.errors import BadInput, UnderstudyError, WrongShape
-from ..core.site import Site
-from ._structure import Block, Child, analyse, block_paths, last_matrix, matrix
+from understudy.core.batch import Batch
+from understudy.core.network import Calls, NamedSite, Network, Neurons, Part
+from understudy.core.records.errors import BadInput, UnderstudyError, WrongShape
+from understudy.core.site import Site
+from understudy.networks._structure import Block, Child, analyse, block_paths, last_matrix, matrix
 
 N_SEQUENCES, N_PLACES = 3, 13
 """Size of the example batch: primes that no width or number of heads is likely to equal."""

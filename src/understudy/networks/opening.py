@@ -15,11 +15,11 @@ from urllib.parse import urlsplit
 
 import torch
 
-from ..core.batch import Batch
-from ..core.network import Network
-from ..core.records.errors import BadInput, BadWeights, UnderstudyError, UnknownName
-from .hf_causal_lm import HFCausalLM
-from .listing import demo_path, networks
+from understudy.core.batch import Batch
+from understudy.core.network import Network
+from understudy.core.records.errors import BadInput, BadWeights, UnderstudyError, UnknownName
+from understudy.networks.hf_causal_lm import HFCausalLM
+from understudy.networks.listing import demo_path, networks
 
 FORMS = "demo, demo:NAME, hf:ORG/NAME, hf:FOLDER, py:PACKAGE.MODULE:FUNCTION"
 

@@ -1,3 +1,3 @@
 """Losses of a group. An export here is the registry row."""
 
-from .local_fvu import LocalFVU as LocalFVU
+from understudy.objectives.local_fvu import LocalFVU as LocalFVU

@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core.dictionary import Acts, Dictionary, Group
-from ..core.latents import Encoded
-from ..core.objective import Loss, TrainingState
-from ..core.site import Site
+from understudy.core.dictionary import Acts, Dictionary, Group
+from understudy.core.latents import Encoded
+from understudy.core.objective import Loss, TrainingState
+from understudy.core.site import Site
 
 
 @dataclass(frozen=True)

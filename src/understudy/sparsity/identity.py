@@ -4,8 +4,8 @@ from typing import Any, ClassVar
 
 import torch
 
-from ..core.dictionary import Sparsity
-from ..core.latents import Latents, Pre
+from understudy.core.dictionary import Sparsity
+from understudy.core.latents import Latents, Pre
 
 
 class Identity(Sparsity):

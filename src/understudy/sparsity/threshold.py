@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..core.dictionary import Sparsity
-from ..core.latents import Latents, Pre
+from understudy.core.dictionary import Sparsity
+from understudy.core.latents import Latents, Pre
 
 
 class Threshold(Sparsity):

@@ -5,10 +5,10 @@ from typing import Any, ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core.dictionary import Sparsity
-from ..core.latents import Latents, Pre
-from ..core.records.errors import BadInput
-from .threshold import Threshold
+from understudy.core.dictionary import Sparsity
+from understudy.core.latents import Latents, Pre
+from understudy.core.records.errors import BadInput
+from understudy.sparsity.threshold import Threshold
 
 
 class TopK(Sparsity):

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from .markup import Markup, join, tag
-from .scales import Scale, linear_ticks, tick_text
+from understudy.web.markup import Markup, join, tag
+from understudy.web.scales import Scale, linear_ticks, tick_text
 
 Look = Literal["ours", "part", "rival", "oracle", "ablation", "clean"]
 TRACK = 26

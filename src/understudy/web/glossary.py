@@ -1,6 +1,6 @@
 """What every figure of the page means and its unit. A label with `term(key)` links here."""
 
-from .markup import Markup, join, tag
+from understudy.web.markup import Markup, join, tag
 
 TERMS: dict[str, tuple[str, str, str]] = {
     # key: (name, unit, definition)

@@ -2,8 +2,8 @@
 
 import math
 
-from ..core.records.metric import Measured, Metric, NotMeasured
-from .markup import Markup, join, tag
+from understudy.core.records.metric import Measured, Metric, NotMeasured
+from understudy.web.markup import Markup, join, tag
 
 MINUS = "−"
 PERCENT = frozenset({"fraction", "share"})

@@ -5,12 +5,12 @@ import hashlib
 from functools import cache
 from importlib.resources import files
 
-from ..core.records.scorecard import Report
-from . import sections
-from .glossary import glossary
-from .markup import Markup, join, raw, tag
-from .tables import section
-from .verdict import headline
+from understudy.core.records.scorecard import Report
+from understudy.web import sections
+from understudy.web.glossary import glossary
+from understudy.web.markup import Markup, join, raw, tag
+from understudy.web.tables import section
+from understudy.web.verdict import headline
 
 CONTENTS = {
     "rivals": "Rivals",

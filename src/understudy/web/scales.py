@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-from .numerals import number, plain
+from understudy.web.numerals import number, plain
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from ..core.records.metric import Measured, Metric
-from ..core.records.scorecard import Rival
-from .markup import Child, Markup, join, tag
+from understudy.core.records.metric import Measured, Metric
+from understudy.core.records.scorecard import Rival
+from understudy.web.markup import Child, Markup, join, tag
 
 ABLATIONS = {
     "zero": "zero ablation",

@@ -4,9 +4,9 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 
-from ..core.records.scorecard import Context, Token
-from .markup import Markup, join, tag
-from .numerals import plain
+from understudy.core.records.scorecard import Context, Token
+from understudy.web.markup import Markup, join, tag
+from understudy.web.numerals import plain
 
 SHADES = 9
 LONGEST = 160

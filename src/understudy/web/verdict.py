@@ -1,12 +1,12 @@
 """The headline: one sentence, and right under it what was replaced and what still runs as original."""
 
-from ..core.records.metric import Metric, NotMeasured
-from ..core.records.scorecard import Scorecard
-from .glossary import term
-from .markup import Markup, join, tag
-from .names import listed, parts_played
-from .numerals import as_text, count, figure, percent
-from .tables import ablation_key, chips, rival_name
+from understudy.core.records.metric import Metric, NotMeasured
+from understudy.core.records.scorecard import Scorecard
+from understudy.web.glossary import term
+from understudy.web.markup import Markup, join, tag
+from understudy.web.names import listed, parts_played
+from understudy.web.numerals import as_text, count, figure, percent
+from understudy.web.tables import ablation_key, chips, rival_name
 
 
 def headline(card: Scorecard) -> Markup:

@@ -1,9 +1,9 @@
 """From a data spec and a network to sequences that batches are drawn from."""
 
-from ..core.batch import Sequences
-from ..core.network import Network
-from ..core.records.errors import BadData
-from ..data import open_data, pack, tokenise
+from understudy.core.batch import Sequences
+from understudy.core.network import Network
+from understudy.core.records.errors import BadData
+from understudy.data import open_data, pack, tokenise
 
 DEFAULT_CONTEXT = 256
 MIN_SEQUENCES = 2

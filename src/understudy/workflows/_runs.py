@@ -9,14 +9,14 @@ from typing import Any
 
 import torch
 
-from ..core.dictionary import DictionarySpec, Group, Sparsity
-from ..core.linear import LinearDictionary
-from ..core.records.artifact import RunFolder
-from ..core.records.errors import BadFolder, BadWeights, UnknownName
-from ..core.site import Site
-from ..core.weights import check_finite, load_tensors, save_tensors
-from ..sparsity import BatchTopK, Identity, Threshold, TopK
-from ._training.build import KINDS
+from understudy.core.dictionary import DictionarySpec, Group, Sparsity
+from understudy.core.linear import LinearDictionary
+from understudy.core.records.artifact import RunFolder
+from understudy.core.records.errors import BadFolder, BadWeights, UnknownName
+from understudy.core.site import Site
+from understudy.core.weights import check_finite, load_tensors, save_tensors
+from understudy.sparsity import BatchTopK, Identity, Threshold, TopK
+from understudy.workflows._training.build import KINDS
 
 
 def save_groups(folder: RunFolder, groups: Sequence[Group]) -> None:

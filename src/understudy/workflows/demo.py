@@ -6,12 +6,12 @@ from pathlib import Path
 
 from pydantic import PositiveInt
 
-from ..core.records.config import Config
-from ..core.records.progress import SILENT, Progress
-from ..core.records.scorecard import Report
-from .evaluate import EvaluateConfig, evaluate
-from .report import ReportConfig, report
-from .train import Count, TrainConfig, Trained, train
+from understudy.core.records.config import Config
+from understudy.core.records.progress import SILENT, Progress
+from understudy.core.records.scorecard import Report
+from understudy.workflows.evaluate import EvaluateConfig, evaluate
+from understudy.workflows.report import ReportConfig, report
+from understudy.workflows.train import Count, TrainConfig, Trained, train
 
 
 class DemoConfig(Config):

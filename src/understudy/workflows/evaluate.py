@@ -7,28 +7,28 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor
 
-from ..core.batch import Sequences
-from ..core.dictionary import Group
-from ..core.network import Network
-from ..core.records.artifact import RunFolder
-from ..core.records.config import Config
-from ..core.records.errors import BadData, UnknownName
-from ..core.records.metric import NotMeasured
-from ..core.records.progress import SILENT, Progress
-from ..core.records.scorecard import Replaced, Rollout, Scorecard
-from ..core.replacement import Replacement
-from ..core.site import Site
-from ..data import Order, Packed
-from ..metrics import Bootstrap
-from ..networks import open_network
-from ._data import open_sequences
-from ._judging.arms import build_arms, targets
-from ._judging.card import Figures, dictionary_rows, ngram_sums, not_run
-from ._judging.labels import target_kinds
-from ._judging.passes import behaviour_pass, local_pass
-from ._judging.rollout import rollout
-from ._runs import load_groups
-from .train import TrainConfig
+from understudy.core.batch import Sequences
+from understudy.core.dictionary import Group
+from understudy.core.network import Network
+from understudy.core.records.artifact import RunFolder
+from understudy.core.records.config import Config
+from understudy.core.records.errors import BadData, UnknownName
+from understudy.core.records.metric import NotMeasured
+from understudy.core.records.progress import SILENT, Progress
+from understudy.core.records.scorecard import Replaced, Rollout, Scorecard
+from understudy.core.replacement import Replacement
+from understudy.core.site import Site
+from understudy.data import Order, Packed
+from understudy.metrics import Bootstrap
+from understudy.networks import open_network
+from understudy.workflows._data import open_sequences
+from understudy.workflows._judging.arms import build_arms, targets
+from understudy.workflows._judging.card import Figures, dictionary_rows, ngram_sums, not_run
+from understudy.workflows._judging.labels import target_kinds
+from understudy.workflows._judging.passes import behaviour_pass, local_pass
+from understudy.workflows._judging.rollout import rollout
+from understudy.workflows._runs import load_groups
+from understudy.workflows.train import TrainConfig
 
 
 class EvaluateConfig(Config):

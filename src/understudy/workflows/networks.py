@@ -3,8 +3,8 @@
 from dataclasses import asdict
 from typing import Any
 
-from ..core.records.config import Config
-from ..networks import networks
+from understudy.core.records.config import Config
+from understudy.networks import networks
 
 
 class NetworksConfig(Config):

@@ -8,15 +8,15 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor
 
-from ..core.dictionary import Dictionary
-from ..core.latents import Latents
-from ..core.records.config import Config
-from ..core.records.errors import BadFolder
-from ..core.records.progress import SILENT, Progress
-from ..core.records.scorecard import Context, CurvePoint, Feature, Report, Scorecard, Token
-from ..data import Order
-from ._data import open_sequences
-from .evaluate import EvaluateConfig, SavedRun, evaluate, open_run
+from understudy.core.dictionary import Dictionary
+from understudy.core.latents import Latents
+from understudy.core.records.config import Config
+from understudy.core.records.errors import BadFolder
+from understudy.core.records.progress import SILENT, Progress
+from understudy.core.records.scorecard import Context, CurvePoint, Feature, Report, Scorecard, Token
+from understudy.data import Order
+from understudy.workflows._data import open_sequences
+from understudy.workflows.evaluate import EvaluateConfig, SavedRun, evaluate, open_run
 
 BANDS = (("top", 0.99, 1.0), ("90-99%", 0.9, 0.99), ("50-90%", 0.5, 0.9), ("0-50%", 0.0, 0.5))
 PER_BAND, BEFORE, AFTER, OUTPUTS, BATCH = 3, 16, 7, 8, 16

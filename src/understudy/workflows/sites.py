@@ -1,8 +1,8 @@
 """`sites`: every named site of a network, with where it is and what it holds."""
 
-from ..core.records.config import Config
-from ..core.records.metric import Record
-from ..networks import open_network
+from understudy.core.records.config import Config
+from understudy.core.records.metric import Record
+from understudy.networks import open_network
 
 
 class SitesConfig(Config):

@@ -9,24 +9,24 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, PositiveInt
 from torch import Tensor
 
-from ..core.batch import Sequences
-from ..core.dictionary import Group
-from ..core.network import Network
-from ..core.objective import TrainingState
-from ..core.records.artifact import RunFolder
-from ..core.records.config import Config
-from ..core.records.errors import BadInput, NonFiniteLoss
-from ..core.records.progress import SILENT, Progress
-from ..core.weights import save_tensors
-from ..networks import open_network
-from ..objectives import LocalFVU
-from ._data import open_sequences
-from ._runs import load_groups, provenance, sparsity
-from ._training.build import build, plan
-from ._training.finish import Conversion, finish
-from ._training.harvest import Harvest
-from ._training.interrupt import Interrupt
-from ._training.trainer import Schedule, Trainer
+from understudy.core.batch import Sequences
+from understudy.core.dictionary import Group
+from understudy.core.network import Network
+from understudy.core.objective import TrainingState
+from understudy.core.records.artifact import RunFolder
+from understudy.core.records.config import Config
+from understudy.core.records.errors import BadInput, NonFiniteLoss
+from understudy.core.records.progress import SILENT, Progress
+from understudy.core.weights import save_tensors
+from understudy.networks import open_network
+from understudy.objectives import LocalFVU
+from understudy.workflows._data import open_sequences
+from understudy.workflows._runs import load_groups, provenance, sparsity
+from understudy.workflows._training.build import build, plan
+from understudy.workflows._training.finish import Conversion, finish
+from understudy.workflows._training.harvest import Harvest
+from understudy.workflows._training.interrupt import Interrupt
+from understudy.workflows._training.trainer import Schedule, Trainer
 
 LOG_EVERY = 20
 CHUNK_BYTES = 256 << 20

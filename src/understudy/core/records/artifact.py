@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .errors import BadFolder, DiskFull
+from understudy.core.records.errors import BadFolder, DiskFull
 
 KEPT_CHECKPOINTS = 2
 

@@ -6,7 +6,7 @@ from typing import Any, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from .errors import BadInput, UnknownName
+from understudy.core.records.errors import BadInput, UnknownName
 
 
 class Config(BaseModel):

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from .metric import Metric, NotMeasured, Record
+from understudy.core.records.metric import Metric, NotMeasured, Record
 
 
 class Replaced(Record):
@@ -134,14 +134,14 @@ class Scorecard(Record):
     """Before and after the conversion to per-latent thresholds: fvu, l0, delta_loss."""
 
     def __str__(self) -> str:
-        from .summary import summary
+        from understudy.core.records.summary import summary
 
         return summary(self)
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        from .summary import html
+        from understudy.core.records.summary import html
 
         return html(self)
 

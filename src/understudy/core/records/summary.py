@@ -2,8 +2,8 @@
 
 from html import escape
 
-from .metric import Measured, Metric
-from .scorecard import Scorecard
+from understudy.core.records.metric import Measured, Metric
+from understudy.core.records.scorecard import Scorecard
 
 WIDTH = 100
 

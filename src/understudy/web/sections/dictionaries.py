@@ -1,12 +1,12 @@
 """Each dictionary by itself: a card with its local figures and the histogram of densities."""
 
-from ...core.records.scorecard import DictionaryRow, Scorecard
-from ..charts import histogram
-from ..glossary import term
-from ..markup import Markup, join, tag
-from ..names import layer_names
-from ..numerals import figure
-from ..tables import section
+from understudy.core.records.scorecard import DictionaryRow, Scorecard
+from understudy.web.charts import histogram
+from understudy.web.glossary import term
+from understudy.web.markup import Markup, join, tag
+from understudy.web.names import layer_names
+from understudy.web.numerals import figure
+from understudy.web.tables import section
 
 
 def dictionaries(card: Scorecard) -> Markup | None:

@@ -3,13 +3,13 @@
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-from ...core.records.scorecard import Context, Feature, Report
-from ..glossary import term
-from ..markup import Markup, join, tag
-from ..names import layer_names
-from ..numerals import number, percent, plain
-from ..tables import section
-from ..tokens import run_of_tokens, snippet, visible
+from understudy.core.records.scorecard import Context, Feature, Report
+from understudy.web.glossary import term
+from understudy.web.markup import Markup, join, tag
+from understudy.web.names import layer_names
+from understudy.web.numerals import number, percent, plain
+from understudy.web.tables import section
+from understudy.web.tokens import run_of_tokens, snippet, visible
 
 BANDS = ("top", "90-99%", "50-90%", "0-50%")
 

@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 
-from ...core.records.metric import Measured
-from ...core.records.scorecard import Positions, Scorecard, Slice
-from ..charts import Dot, Line, dot_chart, legend, line_chart
-from ..glossary import term
-from ..markup import Markup, join, tag
-from ..numerals import figure, number, percent
-from ..scales import Scale, spanning
-from ..tables import section, span, table
+from understudy.core.records.metric import Measured
+from understudy.core.records.scorecard import Positions, Scorecard, Slice
+from understudy.web.charts import Dot, Line, dot_chart, legend, line_chart
+from understudy.web.glossary import term
+from understudy.web.markup import Markup, join, tag
+from understudy.web.numerals import figure, number, percent
+from understudy.web.scales import Scale, spanning
+from understudy.web.tables import section, span, table
 
 
 def places(card: Scorecard) -> Markup | None:

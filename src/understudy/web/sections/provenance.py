@@ -1,8 +1,8 @@
 """Where the figures come from: versions, machine, seeds, as recorded by the run."""
 
-from ...core.records.scorecard import Report
-from ..markup import Markup, tag
-from ..tables import section
+from understudy.core.records.scorecard import Report
+from understudy.web.markup import Markup, tag
+from understudy.web.tables import section
 
 
 def provenance(report: Report) -> Markup | None:

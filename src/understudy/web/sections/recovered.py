@@ -2,14 +2,14 @@
 
 import re
 
-from ...core.records.metric import Measured
-from ...core.records.scorecard import Scorecard
-from ..charts import Dot, Level, Line, dot_chart, line_chart
-from ..glossary import term
-from ..markup import Markup, join, tag
-from ..numerals import as_text, figure
-from ..scales import Scale, spanning
-from ..tables import ABLATIONS, section, span, table
+from understudy.core.records.metric import Measured
+from understudy.core.records.scorecard import Scorecard
+from understudy.web.charts import Dot, Level, Line, dot_chart, line_chart
+from understudy.web.glossary import term
+from understudy.web.markup import Markup, join, tag
+from understudy.web.numerals import as_text, figure
+from understudy.web.scales import Scale, spanning
+from understudy.web.tables import ABLATIONS, section, span, table
 
 
 def recovered(card: Scorecard) -> Markup:

@@ -1,13 +1,13 @@
 """Loss against rivals: every arm on one axis, then the same as a table with the paired verdicts."""
 
-from ...core.records.metric import Measured, Metric, exact
-from ...core.records.scorecard import Rival, Scorecard
-from ..charts import Dot, Look, dot_chart
-from ..glossary import term
-from ..markup import Child, Markup, join, tag
-from ..numerals import figure
-from ..scales import around_zero
-from ..tables import ABLATIONS, ablation_key, by_loss, rival_name, section, span, table
+from understudy.core.records.metric import Measured, Metric, exact
+from understudy.core.records.scorecard import Rival, Scorecard
+from understudy.web.charts import Dot, Look, dot_chart
+from understudy.web.glossary import term
+from understudy.web.markup import Child, Markup, join, tag
+from understudy.web.numerals import figure
+from understudy.web.scales import around_zero
+from understudy.web.tables import ABLATIONS, ablation_key, by_loss, rival_name, section, span, table
 
 VERDICTS = {
     "worse": ("understudy better", "good"),

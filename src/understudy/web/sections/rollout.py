@@ -1,11 +1,11 @@
 """Free-running generation: does the understudy hold the part when nobody prompts it?"""
 
-from ...core.records.scorecard import Rollout, Scorecard
-from ..glossary import term
-from ..markup import Markup, join, tag
-from ..numerals import figure
-from ..tables import section, table
-from .places import positions_chart
+from understudy.core.records.scorecard import Rollout, Scorecard
+from understudy.web.glossary import term
+from understudy.web.markup import Markup, join, tag
+from understudy.web.numerals import figure
+from understudy.web.sections.places import positions_chart
+from understudy.web.tables import section, table
 
 
 def rollout(card: Scorecard) -> Markup:

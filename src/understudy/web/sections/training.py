@@ -2,14 +2,14 @@
 
 import math
 
-from ...core.records.scorecard import CurvePoint, Report
-from ..charts import Line, legend, line_chart
-from ..glossary import TERMS, term
-from ..markup import Markup, join, tag
-from ..names import layer_names
-from ..numerals import number, plain
-from ..scales import Scale, spanning
-from ..tables import section, table
+from understudy.core.records.scorecard import CurvePoint, Report
+from understudy.web.charts import Line, legend, line_chart
+from understudy.web.glossary import TERMS, term
+from understudy.web.markup import Markup, join, tag
+from understudy.web.names import layer_names
+from understudy.web.numerals import number, plain
+from understudy.web.scales import Scale, spanning
+from understudy.web.tables import section, table
 
 LOOKS = 8
 TITLES = {

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 
 import torch
 
-from ...baselines import PCA, Constant, LinearMap, PositionMean, RandomDictionary, Resample, TopNeurons
-from ...core.batch import Sequences
-from ...core.dictionary import Dictionary, Group
-from ...core.network import Network
-from ...core.records.progress import Progress
-from ...core.site import Site
-from ...data import Order
-from ...sparsity import Identity, TopK
+from understudy.baselines import PCA, Constant, LinearMap, PositionMean, RandomDictionary, Resample, TopNeurons
+from understudy.core.batch import Sequences
+from understudy.core.dictionary import Dictionary, Group
+from understudy.core.network import Network
+from understudy.core.records.progress import Progress
+from understudy.core.site import Site
+from understudy.data import Order
+from understudy.sparsity import Identity, TopK
 
 FIT_SEQUENCES = 128
 ABLATIONS = ("zero", "mean", "position_mean", "resample")

@@ -4,15 +4,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...core.batch import Sequences
-from ...core.names import short_name
-from ...core.network import Network
-from ...core.records.metric import Metric, NotMeasured, exact
-from ...core.records.scorecard import Behaviour, DictionaryRow, Positions, Recovered, Rival, Slice
-from ...metrics import ArmSums, Bootstrap, Dead, NGrams, equivalent_ngram
-from ...metrics.behaviour import ALL, POSITION_NAMES
-from .arms import ABLATIONS, Arm
-from .passes import CLEAN, UNDERSTUDY, Local
+from understudy.core.batch import Sequences
+from understudy.core.names import short_name
+from understudy.core.network import Network
+from understudy.core.records.metric import Metric, NotMeasured, exact
+from understudy.core.records.scorecard import Behaviour, DictionaryRow, Positions, Recovered, Rival, Slice
+from understudy.metrics import ArmSums, Bootstrap, Dead, NGrams, equivalent_ngram
+from understudy.metrics.behaviour import ALL, POSITION_NAMES
+from understudy.workflows._judging.arms import ABLATIONS, Arm
+from understudy.workflows._judging.passes import CLEAN, UNDERSTUDY, Local
 
 NO_LADDER = NotMeasured(not_measured="no ladder of networks of this family to compare with")
 

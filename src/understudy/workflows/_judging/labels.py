@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from ...core.network import Network
-from ...data import Packed, Tokens, open_data, pack
-from ...data.packing import separator_of
-from ...data.token_kinds import token_kinds
+from understudy.core.network import Network
+from understudy.data import Packed, Tokens, open_data, pack
+from understudy.data.packing import separator_of
+from understudy.data.token_kinds import token_kinds
 
 
 def target_kinds(network: Network, spec: str, split: str, packed: Packed) -> Tensor | None:

@@ -7,17 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...core.batch import Batch, Sequences
-from ...core.dictionary import Group
-from ...core.network import Network
-from ...core.records.errors import AcausalReplacement
-from ...core.records.metric import NotMeasured
-from ...core.records.progress import Progress
-from ...core.replacement import STANDALONE, Recording, Replacement
-from ...core.site import Site
-from ...data.token_kinds import KINDS
-from ...metrics import ArmSums, Reconstruction, Sparsity
-from .arms import Arm
+from understudy.core.batch import Batch, Sequences
+from understudy.core.dictionary import Group
+from understudy.core.network import Network
+from understudy.core.records.errors import AcausalReplacement
+from understudy.core.records.metric import NotMeasured
+from understudy.core.records.progress import Progress
+from understudy.core.replacement import STANDALONE, Recording, Replacement
+from understudy.core.site import Site
+from understudy.data.token_kinds import KINDS
+from understudy.metrics import ArmSums, Reconstruction, Sparsity
+from understudy.workflows._judging.arms import Arm
 
 BATCH = 8
 UNDERSTUDY, CLEAN = "understudy", "clean"

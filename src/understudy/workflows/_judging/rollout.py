@@ -5,15 +5,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ...core.batch import Batch, Sequences
-from ...core.dictionary import Group
-from ...core.network import Network
-from ...core.records.metric import NotMeasured
-from ...core.records.progress import Progress
-from ...core.records.scorecard import Rollout
-from ...core.replacement import Replacement
-from ...metrics import ArmSums, Bootstrap
-from .card import positions
+from understudy.core.batch import Batch, Sequences
+from understudy.core.dictionary import Group
+from understudy.core.network import Network
+from understudy.core.records.metric import NotMeasured
+from understudy.core.records.progress import Progress
+from understudy.core.records.scorecard import Rollout
+from understudy.core.replacement import Replacement
+from understudy.metrics import ArmSums, Bootstrap
+from understudy.workflows._judging.card import positions
 
 PROMPT_TOKENS, NEW_TOKENS, SHOWN = 32, 96, 4
 

@@ -3,13 +3,13 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from ...core.dictionary import Acts, Group, Sparsity
-from ...core.linear import LinearDictionary
-from ...core.names import find_parts, find_sites
-from ...core.network import Network
-from ...core.records.errors import BadInput, UnknownName
-from ...core.site import Site
-from ...dictionaries import SAE, CLTLayer, Crosscoder, Transcoder, clt_group
+from understudy.core.dictionary import Acts, Group, Sparsity
+from understudy.core.linear import LinearDictionary
+from understudy.core.names import find_parts, find_sites
+from understudy.core.network import Network
+from understudy.core.records.errors import BadInput, UnknownName
+from understudy.core.site import Site
+from understudy.dictionaries import SAE, CLTLayer, Crosscoder, Transcoder, clt_group
 
 KINDS = {c.kind: c for c in (SAE, Transcoder, Crosscoder, CLTLayer)}
 """By name, for loading."""

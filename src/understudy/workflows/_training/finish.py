@@ -6,22 +6,22 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ...core.batch import Sequences
-from ...core.dictionary import Acts, Group
-from ...core.linear import LinearDictionary
-from ...core.network import Network
-from ...core.records.artifact import RunFolder
-from ...core.records.errors import AcausalReplacement, BadData
-from ...core.records.metric import NotMeasured
-from ...core.records.progress import Progress
-from ...core.replacement import Replacement
-from .._data import open_sequences
-from .._runs import save_groups
-from .harvest import Harvest
-from .trainer import Trainer
+from understudy.core.batch import Sequences
+from understudy.core.dictionary import Acts, Group
+from understudy.core.linear import LinearDictionary
+from understudy.core.network import Network
+from understudy.core.records.artifact import RunFolder
+from understudy.core.records.errors import AcausalReplacement, BadData
+from understudy.core.records.metric import NotMeasured
+from understudy.core.records.progress import Progress
+from understudy.core.replacement import Replacement
+from understudy.workflows._data import open_sequences
+from understudy.workflows._runs import save_groups
+from understudy.workflows._training.harvest import Harvest
+from understudy.workflows._training.trainer import Trainer
 
 if TYPE_CHECKING:
-    from ..train import TrainConfig
+    from understudy.workflows.train import TrainConfig
 
 CHECKED_SEQUENCES = 32
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ...core.batch import Sequences
-from ...core.network import Network
-from ...core.records.errors import BadActivations, WrongShape
-from ...core.site import Site
-from ...data import Order
+from understudy.core.batch import Sequences
+from understudy.core.network import Network
+from understudy.core.records.errors import BadActivations, WrongShape
+from understudy.core.site import Site
+from understudy.data import Order
 
 FORWARD_SEQUENCES = 16
 

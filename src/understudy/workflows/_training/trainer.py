@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...core.dictionary import Acts, Group
-from ...core.objective import Objective, TrainingState
-from ...core.records.errors import BadWeights, NonFiniteLoss
-from ...core.weights import load_tensors, save_tensors
+from understudy.core.dictionary import Acts, Group
+from understudy.core.objective import Objective, TrainingState
+from understudy.core.records.errors import BadWeights, NonFiniteLoss
+from understudy.core.weights import load_tensors, save_tensors
 
 
 @dataclass(frozen=True)
