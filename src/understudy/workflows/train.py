@@ -70,7 +70,7 @@ class TrainConfig(Config):
     batch: PositiveInt = 2048
     """Places a step."""
     lr: float | None = None
-    """Peak learning rate; by default 4e-3 x sqrt(1024 / n_latents)."""
+    """Peak learning rate; by default 8e-3 x sqrt(1024 / n_latents)."""
     aux_weight: float = 1 / 32
     """Weight of AuxK, which revives dead latents."""
     k_aux: int | None = None
@@ -189,7 +189,7 @@ def _start(config: TrainConfig, harvest: Harvest, what: Any) -> Trainer:
         groups=groups,
         objective=LocalFVU(k_aux, config.aux_weight),
         states=states,
-        schedule=Schedule(config.lr if config.lr is not None else 4e-3 * (1024 / config.n_latents) ** 0.5),
+        schedule=Schedule(config.lr if config.lr is not None else 8e-3 * (1024 / config.n_latents) ** 0.5),
         total_places=config.tokens,
         dead_after=config.dead_after or min(10_000_000, max(1, config.tokens // 10)),
         ema=config.ema,
