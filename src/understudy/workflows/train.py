@@ -77,8 +77,8 @@ class TrainConfig(Config):
     """Dead latents AuxK uses at a place; by default a power of two near half the written width."""
     dead_after: Count | None = None
     """Places of silence after which a latent counts as dead; by default a tenth of the run, at most 10M."""
-    ema: float = 0.999
-    """Decay of the moving average of the weights that the run ends with; 0 turns it off."""
+    ema: float = 0.0
+    """Decay of a moving average of the weights to end the run with; 0: the last weights, which were measured better."""
     seed: int = 0
     """Decides starting directions, the order of the data and the rows of each batch."""
     out: Path = Path("runs/train")
