@@ -6,7 +6,7 @@ import torch
 from tests.contracts.customers import CUSTOMERS, EXACT, customer, tokens
 from understudy.core.batch import Batch
 from understudy.core.dictionary import Dictionary, Group
-from understudy.core.records.errors import AcausalReplacement, AmbiguousWrite, NeedsRecording
+from understudy.core.records.errors import AcausalReplacement, AmbiguousWrite, NeedsRecording, UnknownName, WrongShape
 from understudy.core.replacement import INTERVENE, MEASURED_ERRORS, Replacement
 from understudy.core.tap import Tap
 
@@ -175,3 +175,40 @@ def test_members_of_one_group_are_summed():
     one = c.groups[0].reconstruct(acts)
     for site, value in twice.reconstruct(acts).items():
         torch.testing.assert_close(value, 2 * one[site])
+
+
+def test_an_edit_for_what_is_not_there_is_refused():
+    c = customer("sae")
+    replacement = Replacement(c.network, c.groups)
+    with pytest.raises(UnknownName, match="edited through its members"):
+        replacement.run(c.network.example(), edits={c.groups[0]: lambda z: z})
+    with pytest.raises(UnknownName, match="not among the dictionaries"):
+        replacement.intervene(c.network.example(), {customer("sae").groups[0].members[0]: lambda z: z})
+
+
+def test_an_intervention_reports_the_latents_it_put_there():
+    c = customer("sae")
+    member = c.groups[0].members[0]
+    run = Replacement(c.network, c.groups).intervene(
+        c.network.example(), {member: lambda z: z.with_values(z.values * 2)}
+    )
+    plain = Replacement(c.network, c.groups).run(c.network.example())
+    torch.testing.assert_close(run.latents[member][0].values, 2 * plain.latents[member][0].values)
+
+
+def test_padding_in_time_keeps_the_networks_own_activations():
+    c = customer("gru")
+    replacement, batch = Replacement(c.network, c.groups), tokens()
+    mask = batch.mask.clone()
+    mask[:, :3] = False
+    out = replacement.run(Batch(batch.inputs, mask=mask)).output
+    clean = c.network(batch)
+    torch.testing.assert_close(out[:, :3], clean[:, :3], rtol=0, atol=0)
+    assert (out[:, 3:] - clean[:, 3:]).abs().max() > 1e-3
+
+
+def test_a_mask_that_does_not_fit_the_places_is_refused():
+    c = customer("cnn")
+    batch = Batch(c.network.example().inputs, mask=torch.tensor([[True], [True], [True], [False]]))
+    with pytest.raises(WrongShape, match="which of the places"):
+        Replacement(c.network, c.groups).run(batch)

@@ -116,3 +116,15 @@ def test_figure_takes_any_function_of_sums():
     assert figure.value == pytest.approx(np.linalg.norm(x.mean(0)))
     with pytest.raises(WrongShape, match="one row for each of 80"):
         bootstrap.ratio(x[:10, 0], np.ones(10), "nats")
+
+
+def test_clusters_are_drawn_whole():
+    """Rows that copy each other carry no information of their own: the interval is that of the originals."""
+    x = np.random.default_rng(3).normal(size=40)
+    alone = measured(Bootstrap(40).ratio(x, np.ones(40), "nats"))
+    copies, document = np.repeat(x, 5), np.repeat(np.arange(40), 5)
+    clustered = measured(Bootstrap(200, clusters=document).ratio(copies, np.ones(200), "nats"))
+    naive = measured(Bootstrap(200).ratio(copies, np.ones(200), "nats"))
+    assert clustered.n == 40
+    assert (clustered.low, clustered.value, clustered.high) == pytest.approx((alone.low, alone.value, alone.high))
+    assert naive.high - naive.low < 0.6 * (alone.high - alone.low)

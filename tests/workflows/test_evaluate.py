@@ -6,11 +6,13 @@ import shutil
 import pytest
 import torch
 
-from understudy.core.records.errors import BadFolder, BadWeights
+from understudy.core.records.errors import BadFolder, BadInput, BadWeights, UnknownName
 from understudy.core.records.metric import Measured, NotMeasured
 from understudy.core.records.scorecard import Scorecard
+from understudy.web.page import render
 from understudy.workflows.evaluate import EvaluateConfig, evaluate, open_run
 from understudy.workflows.report import ReportConfig, report
+from understudy.workflows.train import TrainConfig, train
 
 
 @pytest.fixture(scope="module")
@@ -140,3 +142,42 @@ def test_a_damaged_run_is_refused_with_what_is_wrong(finished, tmp_path, damage,
 def test_a_run_that_is_not_there_names_its_neighbours(finished):
     with pytest.raises(BadFolder, match="finished"):
         open_run(finished.folder.path.with_name("finishd"))
+
+
+def test_an_sae_takes_no_module_out(small):
+    train(TrainConfig(**{**small, "kind": "sae", "sites": "mlp_out.1"}))
+    card = evaluate(EvaluateConfig(run=small["out"], sequences=8, rollouts=0))
+    assert card.replaced.modules == []
+    assert card.replaced.share_of_parameters == card.replaced.share_of_compute == 0
+    assert card.replaced.rewritten == ["model.layers.1.mlp:out"]
+    assert "mlp.1" in card.replaced.still_original
+    assert "rewrites 1 activation" in render(report(ReportConfig(run=small["out"], features=2, sequences=4)))
+
+
+def test_code_named_in_a_runs_folder_is_not_run_unasked(finished, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(finished.folder.path, copy)
+    text = (copy / "config.yaml").read_text().replace("network: demo", "network: py:evil:function")
+    (copy / "config.yaml").write_text(text)
+    with pytest.raises(BadInput, match="--network py:evil:function"):
+        open_run(copy)
+    assert open_run(copy, finished.network).network is finished.network
+
+
+def test_groups_are_found_by_site_and_by_part(finished):
+    run = open_run(finished.folder.path)
+    assert run["mlp.1"] is run["mlp_out.1"] is run["model.layers.1.mlp:out"]
+    with pytest.raises(UnknownName, match=r"mlp_out\.1"):
+        run["mlp_out.11"]
+
+
+def test_what_a_rival_spends_is_counted(card):
+    assert card.baselines["linear_map"].l0.value == 0
+    for name in ("pca", "top_neurons", "top_neurons_mean_filled"):
+        own = [d.l0.value for d in card.dictionaries]
+        assert card.baselines[name].l0.value == pytest.approx(sum(map(round, own)) / len(own))
+
+
+def test_intervals_rest_on_documents(card):
+    assert card.units <= 10
+    assert card.replacement.delta_loss.n == card.units

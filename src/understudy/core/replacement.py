@@ -13,7 +13,7 @@ from understudy.core.batch import Batch
 from understudy.core.dictionary import Context, Dictionary, Group, check_writes
 from understudy.core.latents import Latents
 from understudy.core.network import Network
-from understudy.core.records.errors import AcausalReplacement, NeedsRecording
+from understudy.core.records.errors import AcausalReplacement, NeedsRecording, UnknownName, WrongShape
 from understudy.core.site import Site
 
 EditLatents = Callable[[Latents], Latents]
@@ -112,9 +112,11 @@ class Replacement:
         batch: Batch | None = None,
     ) -> Iterator["_Pass"]:
         """Every forward pass inside runs replaced, `generate` included."""
-        state = _Pass(self, policy, recording, edits or {}, None if batch is None else batch.mask)
+        self._check_edits(edits or {})
+        mask, inputs = (None, {}) if batch is None else (batch.mask, batch.inputs)
+        state = _Pass(self, policy, recording, edits or {}, mask, inputs)
         begin = self.network.module.register_forward_pre_hook(
-            lambda m, args, kwargs: state.begin(kwargs), with_kwargs=True
+            lambda m, args, kwargs: state.begin({**inputs, **kwargs}), with_kwargs=True
         )
         # A site that is only read needs no edit of its own when it is written too; one hook a site serves both.
         inside = {s: partial(state.visit, s) for s in self.sites if not s.is_input}
@@ -123,6 +125,15 @@ class Replacement:
                 yield state
         finally:
             begin.remove()
+
+    def _check_edits(self, edits: Mapping[Dictionary, EditLatents]) -> None:
+        members = [m for g in self.groups for m in g.members]
+        for key in edits:
+            if key not in members:
+                hint = " A group is edited through its members." if isinstance(key, Group) else ""
+                raise UnknownName(
+                    f"an edit is keyed by {key}, which is not among the dictionaries here: {members}.{hint}"
+                )
 
     @torch.no_grad()
     def record(self, batch: Batch) -> Recording:
@@ -159,17 +170,19 @@ class _Pass:
     inputs: Mapping[str, Tensor] = field(default_factory=dict)
     seen: dict[tuple[int, Site, int], Tensor] = field(default_factory=dict)
     latents: dict[tuple[Dictionary, int], Latents] = field(default_factory=dict)
+    changes: dict[tuple[Dictionary, int], Latents] = field(default_factory=dict)
     written: dict[tuple[Dictionary, int], dict[Site, Tensor]] = field(default_factory=dict)
 
     def begin(self, inputs: Mapping[str, Tensor]) -> None:
         self.inputs = inputs
         self.seen.clear()
         self.latents.clear()
+        self.changes.clear()
         self.written.clear()
 
     @property
     def n_sequences(self) -> int:
-        return next(len(v) for v in self.inputs.values() if isinstance(v, Tensor))
+        return next((len(v) for v in self.inputs.values() if isinstance(v, Tensor)), 0)
 
     def latents_by_dictionary(self) -> dict[Dictionary, list[Latents]]:
         out: dict[Dictionary, list[Latents]] = {}
@@ -180,21 +193,18 @@ class _Pass:
     def visit(self, site: Site, value: Tensor, n: int) -> Tensor:
         """Called where the network reaches a site: a group that writes it reads the raw value, others the new one."""
         network = self.of.network
-        call = n if network.layout(site).calls == "time" else 0
+        over_time = network.layout(site).calls == "time"
+        call = n if over_time else 0
         raw = new = network.rows(site, value, self.n_sequences)
         for i, group in enumerate(self.of.groups):
             if site in group.writes:
                 self.seen[i, site, call] = raw
-                new = self._masked(self._new_value(i, group, site, call, raw), raw)
+                mask = self.mask[:, n] if over_time and self.mask is not None else self.mask
+                new = _masked(mask, self._new_value(i, group, site, call, raw), raw)
         for i, group in enumerate(self.of.groups):
             if site in group.reads and site not in group.writes:
                 self.seen[i, site, call] = new
         return value if new is raw else network.value(site, new)
-
-    def _masked(self, new: Tensor, raw: Tensor) -> Tensor:
-        if new is raw or self.mask is None or self.mask.shape != raw.shape[:-1] or bool(self.mask.all()):
-            return new
-        return torch.where(self.mask[..., None], new.to(raw.dtype), raw)
 
     def _new_value(self, i: int, group: Group, site: Site, call: int, raw: Tensor) -> Tensor:
         writers = group.writers(site)
@@ -220,13 +230,14 @@ class _Pass:
 
     def _change(self, i: int, member: Dictionary, call: int) -> Latents:
         """edited - original latents, once for each call."""
-        if (member, call) not in self.latents:
+        if (member, call) not in self.changes:
             if self.recording is not None:
                 z = self.recording.latents[member, call]
             else:
                 z = member.encode(self._acts(i, member, call), self._context(call)).z
-            self.latents[member, call] = self.edits[member](z).minus(z)
-        return self.latents[member, call]
+            self.latents[member, call] = self.edits[member](z)
+            self.changes[member, call] = self.latents[member, call].minus(z)
+        return self.changes[member, call]
 
     def _acts(self, i: int, member: Dictionary, call: int) -> dict[Site, Tensor]:
         found: dict[Site, Tensor] = {}
@@ -253,6 +264,18 @@ class _Pass:
         if self.recording is not None:
             clean = {s: v for (s, c), v in self.recording.acts.items() if c == call}
         return Context(self.inputs, self.mask, call, clean)
+
+
+def _masked(mask: Tensor | None, new: Tensor, raw: Tensor) -> Tensor:
+    """The new value at real places, the network's own at padded ones."""
+    if new is raw or mask is None or bool(mask.all()):
+        return new
+    if mask.shape != raw.shape[:-1]:
+        raise WrongShape(
+            f"a mask of {tuple(mask.shape)} does not say which of the places {tuple(raw.shape[:-1])} are real: leave "
+            "padded sequences out, or pass a mask with the site's places."
+        )
+    return torch.where(mask[..., None], new.to(raw.dtype), raw)
 
 
 def _unchanged(z: Latents) -> Latents:

@@ -21,7 +21,8 @@ Statistic = Callable[..., Float[np.ndarray, " draws"]]
 class Bootstrap:
     """Resamples of sequences, drawn once: two figures from one Bootstrap see the same resamples, so they are paired.
 
-    Sequences are the unit because places within one are not independent. A figure is a function of sums over
+    Sequences are the unit because places within one are not independent; `clusters` makes documents the unit where
+    several sequences are rows of one document, which are not independent either. A figure is a function of sums over
     sequences; a resample weights each sequence by how often it was drawn. Every table of draws has 1 + n_resamples
     rows: row 0 is the data as it is, and gives the value.
 
@@ -30,21 +31,44 @@ class Bootstrap:
     Source: Hesterberg 2015, What Teachers Should Know About the Bootstrap, section 3.2 ("expanded percentile").
     """
 
-    def __init__(self, n_sequences: int, seed: int = 0, n_resamples: int = 1000) -> None:
+    def __init__(
+        self,
+        n_sequences: int,
+        seed: int = 0,
+        n_resamples: int = 1000,
+        clusters: Shaped[np.ndarray, " n_seq"] | None = None,
+    ) -> None:
+        """clusters: the cluster of each sequence, drawn whole; None makes each sequence its own."""
         self.n_sequences, self.n_resamples = n_sequences, n_resamples
+        given = np.arange(n_sequences) if clusters is None else clusters
+        _, self._unit = np.unique(given, return_inverse=True)
+        n_units = int(self._unit.max()) + 1 if n_sequences else 0
         rng = np.random.default_rng(seed)
-        # A sequence is drawn about Poisson(1) times, or at most n_sequences times: it fits in a byte either way.
+        # A unit is drawn about Poisson(1) times, or at most n_units times: it fits in a byte either way.
         self._weights = np.ones((n_resamples + 1, n_sequences), np.uint8)
         for row in range(1, n_resamples + 1 if n_sequences else 0):
-            drawn = rng.integers(0, n_sequences, n_sequences)
-            self._weights[row] = np.bincount(drawn, minlength=n_sequences)
+            drawn = rng.integers(0, n_units, n_units)
+            self._weights[row] = np.bincount(drawn, minlength=n_units)[self._unit]
+
+    @property
+    def n_units(self) -> int:
+        """Clusters, or sequences where there are none."""
+        return self.units(np.ones(self.n_sequences))
+
+    def units(self, present: Shaped[np.ndarray, " n_seq"]) -> int:
+        """How many independent units hold something to measure (nonzero in `present`)."""
+        self._check("present", present)
+        return len(np.unique(self._unit[np.asarray(present) != 0]))
+
+    def _check(self, name: str, array: np.ndarray) -> None:
+        if array.shape[:1] != (self.n_sequences,):
+            raise WrongShape(f"{name} has shape {array.shape}; one row for each of {self.n_sequences} sequences.")
 
     def sums(self, **arrays: Shaped[np.ndarray, "n_seq ..."]) -> dict[str, np.ndarray]:
         """Each array summed over sequences in each draw, in fp64: [n_seq, ...] becomes [1 + n_resamples, ...]."""
         flat = []
         for name, array in arrays.items():
-            if array.shape[:1] != (self.n_sequences,):
-                raise WrongShape(f"{name} has shape {array.shape}; one row for each of {self.n_sequences} sequences.")
+            self._check(name, array)
             flat.append(np.asarray(array, np.float64).reshape(self.n_sequences, prod(array.shape[1:])))
         widths = np.cumsum([f.shape[1] for f in flat])[:-1]
         table = np.concatenate(flat, axis=1)
@@ -93,7 +117,7 @@ class Bootstrap:
 
         present: nonzero at the sequences that hold something to measure (they are counted as n); None means all.
         """
-        n = self.n_sequences if present is None else int(np.count_nonzero(present))
+        n = self.n_units if present is None else self.units(present)
         return self.summarise(self.draws(statistic, **arrays), unit, n)
 
     def ratio(
@@ -132,7 +156,7 @@ class Bootstrap:
         """
         baseline, replaced, clean = (np.asarray(x, np.float64) for x in (loss_baseline, loss_replaced, loss_clean))
         s = self.sums(avoided=baseline - replaced, damage=baseline - clean, counts=np.asarray(counts, np.float64))
-        n = int(np.count_nonzero(counts))
+        n = self.units(counts)
         if n < 2 or s["counts"][0] == 0:
             return self.summarise(np.zeros(1), "fraction", min(n, 1))
         with np.errstate(divide="ignore", invalid="ignore"):

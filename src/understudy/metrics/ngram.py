@@ -174,7 +174,7 @@ def equivalent_ngram(
     """
     if loss_by_order.shape != (len(loss_by_order), len(loss)) or len(loss_by_order) < 2:
         raise WrongShape(f"loss_by_order {loss_by_order.shape} must be [at least 2 orders, {len(loss)} sequences].")
-    n, last = int(np.count_nonzero(counts)), len(loss_by_order) - 1
+    n, last = bootstrap.units(counts), len(loss_by_order) - 1
     if n < 2:
         return bootstrap.summarise(np.zeros(1), "order", n)
     s = bootstrap.sums(loss=loss, orders=loss_by_order.T, counts=counts)

@@ -132,7 +132,7 @@ class Reconstruction:
         """
         if reason := self._constant():
             return reason
-        return bootstrap.summarise(self.fvu_draws(bootstrap), "fraction", int(np.count_nonzero(self.n)))
+        return bootstrap.summarise(self.fvu_draws(bootstrap), "fraction", bootstrap.units(self.n))
 
     def fvu_draws(self, bootstrap: Bootstrap) -> Float[np.ndarray, " draws"]:
         """`fvu` in each draw; the difference of two of these is paired, and `bootstrap.summarise` makes it a figure."""
@@ -152,7 +152,7 @@ class Reconstruction:
         if reason := self._constant() or other._constant():
             return reason
         difference = self.fvu_draws(bootstrap) - other.fvu_draws(bootstrap)
-        return bootstrap.summarise(difference, "fraction", int(np.count_nonzero(self.n)))
+        return bootstrap.summarise(difference, "fraction", bootstrap.units(self.n))
 
     def shrinkage(self, bootstrap: Bootstrap) -> Metric:
         """gamma = E|x_hat|^2 / E[x . x_hat]: 1 unbiased, under 1 the reconstruction is too short, above 1 too long.

@@ -106,7 +106,7 @@ class Sparsity:
         reached = np.concatenate(below, axis=1).cumsum(1)
         draws = values[(reached < q * reached[:, -1:] - 1e-9).sum(1).clip(max=len(values) - 1)].astype(np.float64)
         draws[reached[:, -1] == 0] = np.nan
-        return bootstrap.summarise(draws, "latents", len(np.unique(sequence)))
+        return bootstrap.summarise(draws, "latents", bootstrap.units(np.bincount(sequence, minlength=self.n_sequences)))
 
     def density(self) -> Float[np.ndarray, " n_latents"]:
         """Share of places at which each latent fires; all 0 if no place was seen."""

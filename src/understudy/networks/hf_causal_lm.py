@@ -231,7 +231,8 @@ class HFCausalLM(Network):
             torch.manual_seed(seed)
             return self.module.generate(  # pyright: ignore[reportCallIssue]
                 prompts.to(self.device), attention_mask=torch.ones_like(prompts), max_new_tokens=n_new,
-                min_new_tokens=n_new, do_sample=True, top_k=0, top_p=1.0, temperature=1.0, pad_token_id=0,
+                min_new_tokens=n_new, do_sample=True, top_k=0, top_p=1.0, temperature=1.0, repetition_penalty=1.0,
+                pad_token_id=0,
             )  # fmt: skip
 
     @torch.no_grad()

@@ -26,8 +26,11 @@ def headline(card: Scorecard) -> Markup:
 def sentence(card: Scorecard) -> Markup:
     """`The understudy plays 4 of 4 MLPs at +0.24 nats [0.22, 0.26], equal to a 3.4-gram model; 62% of ...`."""
     replaced, behaviour = card.replaced, card.replacement
+    n = len(replaced.rewritten)
+    rewrites = f"The understudy rewrites {n} activation{'s' if n != 1 else ''}, every module still running, "
+    plays = f"The understudy plays {parts_played(replaced.modules, replaced.still_original)} "
     return join(
-        f"The understudy plays {parts_played(replaced.modules, replaced.still_original)} ",
+        rewrites if replaced.rewritten and not replaced.modules else plays,
         _at(behaviour.delta_loss),
         ", ",
         _ngram(behaviour.equivalent_ngram),
@@ -81,7 +84,9 @@ def _cast(card: Scorecard) -> Markup:
         f", {percent(replaced.share_of_compute)} ",
         term("flops", "of compute"),
     )
-    played = tag("div", tag("h2", "Replaced"), chips(replaced.modules), tag("p", shares, class_="soft"))
+    played = tag(
+        "div", tag("h2", "Replaced"), chips(replaced.modules or ["no module"]), tag("p", shares, class_="soft")
+    )
     original = tag("div", tag("h2", "Still runs as original"), chips(replaced.still_original, "nothing was named"))
     return tag("div", played, original, class_="cast")
 

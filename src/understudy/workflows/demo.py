@@ -58,9 +58,9 @@ def demo(config: DemoConfig, progress: Progress = SILENT) -> Demo:
 
     trained = train(train_config, progress)
     lap("training")
-    evaluate(EvaluateConfig(run=config.out, sequences=config.sequences, seed=config.seed), progress)
+    evaluate(EvaluateConfig(run=config.out, sequences=config.sequences, seed=config.seed), progress, trained.network)
     lap("judging")
-    made = report(ReportConfig(run=config.out), progress)
+    made = report(ReportConfig(run=config.out), progress, trained.network)
     lap("report")
     return Demo(trained, made, seconds)
 

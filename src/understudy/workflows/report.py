@@ -10,12 +10,13 @@ from torch import Tensor
 
 from understudy.core.dictionary import Dictionary
 from understudy.core.latents import Latents
+from understudy.core.network import Network
 from understudy.core.records.config import Config
 from understudy.core.records.errors import BadFolder
 from understudy.core.records.progress import SILENT, Progress
 from understudy.core.records.scorecard import Context, CurvePoint, Feature, Report, Scorecard, Token
 from understudy.data import Order
-from understudy.workflows._data import open_sequences
+from understudy.workflows._data import DEFAULT_CONTEXT, open_sequences
 from understudy.workflows.evaluate import EvaluateConfig, SavedRun, evaluate, open_run
 
 BANDS = (("top", 0.99, 1.0), ("90-99%", 0.9, 0.99), ("50-90%", 0.5, 0.9), ("0-50%", 0.0, 0.5))
@@ -27,6 +28,8 @@ class ReportConfig(Config):
 
     run: Path
     """Folder of a finished run."""
+    network: str | None = None
+    """The run's network, where its config names code (py:...), which is never run unasked."""
     features: PositiveInt = 60
     """Features of each dictionary, drawn at random from those that fired: not the prettiest ones."""
     sequences: PositiveInt = 256
@@ -36,11 +39,11 @@ class ReportConfig(Config):
 
 
 @torch.no_grad()
-def report(config: ReportConfig, progress: Progress = SILENT) -> Report:
+def report(config: ReportConfig, progress: Progress = SILENT, network: Network | None = None) -> Report:
     """Gather a run's report; judges it first if no scorecard is there. Features are also kept as features.json."""
-    run = open_run(config.run)
+    run = open_run(config.run, network or config.network)
     if not run.folder.file("scorecard.json").exists():
-        evaluate(EvaluateConfig(run=config.run), progress)
+        evaluate(EvaluateConfig(run=config.run, network=config.network), progress, network)
     card = _scorecard(run)
     features = _features(config, run, progress)
     run.folder.write_json("features.json", {s: [f.model_dump() for f in fs] for s, fs in features.items()})
@@ -72,7 +75,13 @@ def _features(config: ReportConfig, run: SavedRun, progress: Progress) -> dict[s
     tokenizer = run.network.tokenizer
     if tokenizer is None:
         return {}
-    sequences = open_sequences(run.network, run.config.data, "held_out", run.config.context, config.sequences * 512)
+    sequences = open_sequences(
+        run.network,
+        run.config.data,
+        "held_out",
+        run.config.context,
+        config.sequences * (run.config.context or DEFAULT_CONTEXT),
+    )
     picked = Order(len(sequences), config.seed + 1).stream(0, min(config.sequences, len(sequences)))
     members = [m for g in run.groups for m in g.members]
     found = [_Found([], [], []) for _ in members]

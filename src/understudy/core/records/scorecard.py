@@ -9,6 +9,8 @@ class Replaced(Record):
     """What was taken out, and what still runs as original: no headline without it."""
 
     modules: list[str]
+    rewritten: list[str] = Field(default_factory=list)
+    """Sites whose activation is rewritten while the module that makes it still runs (an SAE)."""
     share_of_parameters: float
     """Of the network's parameters without embedding and output head."""
     share_of_compute: float
@@ -121,6 +123,8 @@ class Scorecard(Record):
     places: int = 0
     """Scored places."""
     sequences: int = 0
+    units: int = 0
+    """Independent units the intervals rest on: documents where known, else sequences."""
     replaced: Replaced
     dictionaries: list[DictionaryRow]
     replacement: Behaviour
@@ -130,6 +134,8 @@ class Scorecard(Record):
     rollout: Rollout
     ngram_losses: dict[str, Metric] = Field(default_factory=dict)
     """Loss of interpolated n-gram models on the same places, by order."""
+    ngram_tokens: int = 0
+    """Tokens of the run's training split that the n-gram models were counted on."""
     thresholds: dict[str, dict[str, float | None]] = Field(default_factory=dict)
     """Before and after the conversion to per-latent thresholds: fvu, l0, delta_loss."""
 

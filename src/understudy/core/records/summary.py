@@ -54,14 +54,15 @@ def _wrapped(label: str, items: list[str]) -> str:
 def _headline(card: Scorecard) -> str:
     r = card.replaced
     shares = f"{r.share_of_parameters:.0%} of the parameters, {r.share_of_compute:.0%} of the compute"
-    return "\n".join(
-        [
-            f"The understudy of {card.network} on {card.data}",
-            _wrapped(f"replaced ({shares})", r.modules),
-            _wrapped("still original", r.still_original),
-            f"{card.sequences} sequences, {card.places:,} scored places; intervals are 95%, over sequences",
-        ]
-    )
+    over = f"{card.units} documents" if card.units < card.sequences else "sequences"
+    lines = [
+        f"The understudy of {card.network} on {card.data}",
+        _wrapped(f"replaced ({shares})", r.modules or ["no module"]),
+        _wrapped("rewritten, its module still running", r.rewritten) if r.rewritten else "",
+        _wrapped("still original", r.still_original),
+        f"{card.sequences} sequences, {card.places:,} scored places; intervals are 95%, over {over}",
+    ]
+    return "\n".join(line for line in lines if line)
 
 
 def _behaviour(card: Scorecard) -> str:

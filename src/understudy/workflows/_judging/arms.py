@@ -14,7 +14,8 @@ from understudy.core.site import Site
 from understudy.data import Order
 from understudy.sparsity import Identity, TopK
 
-FIT_SEQUENCES = 128
+FIT_PLACES = 32_768
+"""Rows rivals are fitted on, at least; more for sites wider than a 20th of this."""
 ABLATIONS = ("zero", "mean", "position_mean", "resample")
 
 
@@ -39,11 +40,6 @@ class Arm:
     is_oracle: bool = False
     note: str = ""
 
-    @property
-    def has_budget(self) -> bool:
-        """Whether it was given the understudy's L0 to spend."""
-        return self.name in ("pca", "random_dictionary") or self.name.startswith("top_")
-
 
 def targets(groups: Sequence[Group], l0: dict[Site, float]) -> list[Target]:
     """For each written site what its own member reads (a CLT's layer of that module), else the site."""
@@ -65,20 +61,23 @@ def build_arms(
     neurons = {p.write: network.neurons(p) for p in network.parts()}
     sites = [s for t in wanted for s in (t.read, t.write)]
     sites += [n.site for t in wanted if t.read != t.write and (n := neurons.get(t.write))]
-    count = min(FIT_SEQUENCES, len(sequences))
-    acts = {s: [] for s in dict.fromkeys(sites)}
-    whole = {t.write: [] for t in wanted}
-    picked = Order(len(sequences), seed).stream(0, count)
+    acts: dict[Site, list[torch.Tensor]] = {s: [] for s in dict.fromkeys(sites)}
+    whole: dict[Site, list[torch.Tensor]] = {t.write: [] for t in wanted}
+    picked = Order(len(sequences), seed).stream(0, len(sequences))
+    needed = max(FIT_PLACES, 20 * max(network.width(s) for s in acts))
     with progress.task("fitting rivals", len(wanted) + 1, "sites") as task:
-        for i in range(0, count, 16):
+        for i in range(0, len(picked), 16):
             batch = sequences.batch(picked[i : i + 16])
             for site, value in network.record(batch, acts).items():
-                if batch.mask is not None and not bool(batch.mask.all()):
-                    full = batch.mask.reshape(len(value), -1).all(1)
-                    value = value[full]
-                acts[site].append(value.reshape(-1, value.shape[-1]).float())
+                full = torch.ones(len(value), dtype=torch.bool)
+                real = torch.ones(value.shape[:-1], dtype=torch.bool)
+                if batch.mask is not None and batch.mask.shape == real.shape:
+                    real, full = batch.mask, batch.mask.flatten(1).all(1)
+                acts[site].append(value[real].float())
                 if site in whole:
-                    whole[site].append(value.float())
+                    whole[site].append(value[full].float())
+            if sum(map(len, acts[sites[0]])) >= needed:
+                break
         sample = {s: torch.cat(v) for s, v in acts.items()}
         made: dict[str, list[Dictionary]] = {}
         for j, t in enumerate(wanted):
@@ -102,7 +101,7 @@ def _rivals(t: Target, sample: dict, whole: torch.Tensor, neurons, seed: int) ->
         "pca": PCA.fit(t.write, sample, k, Identity()),
         "random_dictionary": RandomDictionary.fit(t.read, t.write, t.n_latents, TopK(k), sample, seed),
     }
-    if whole.dim() == 3:
+    if whole.dim() == 3 and len(whole):
         out["position_mean"] = PositionMean.fit(t.write, whole)
     if t.read == t.write:
         d = sample[t.write].shape[-1]

@@ -7,12 +7,12 @@ import numpy as np
 from understudy.core.batch import Sequences
 from understudy.core.names import short_name
 from understudy.core.network import Network
-from understudy.core.records.metric import Metric, NotMeasured, exact
+from understudy.core.records.metric import Metric, NotMeasured
 from understudy.core.records.scorecard import Behaviour, DictionaryRow, Positions, Recovered, Rival, Slice
 from understudy.metrics import ArmSums, Bootstrap, Dead, NGrams, equivalent_ngram
 from understudy.metrics.behaviour import ALL, POSITION_NAMES
 from understudy.workflows._judging.arms import ABLATIONS, Arm
-from understudy.workflows._judging.passes import CLEAN, UNDERSTUDY, Local
+from understudy.workflows._judging.passes import CLEAN, UNDERSTUDY, Judged, Local
 
 NO_LADDER = NotMeasured(not_measured="no ladder of networks of this family to compare with")
 
@@ -21,11 +21,15 @@ NO_LADDER = NotMeasured(not_measured="no ladder of networks of this family to co
 class Figures:
     """Sums of every arm on the same places, the bootstrap they share, and the n-gram yardstick."""
 
-    sums: dict[str, ArmSums]
+    judged: Judged
     bootstrap: Bootstrap
     ngrams: np.ndarray | NotMeasured
     """Losses summed by sequence, [orders, n_sequences]."""
     divergence_unit: str = "nats"
+
+    @property
+    def sums(self) -> dict[str, ArmSums]:
+        return self.judged.sums
 
     @property
     def n_places(self) -> int:
@@ -55,10 +59,10 @@ class Figures:
             return self.ngrams if isinstance(self.ngrams, NotMeasured) else NotMeasured(not_measured="no loss")
         return equivalent_ngram(self.bootstrap, arm.sums["loss"][0], self.ngrams, arm.count[0])
 
-    def rival(self, arm: Arm, mean_l0: float) -> Rival:
+    def rival(self, arm: Arm) -> Rival:
         """An arm compared with the understudy, sequence by sequence."""
         return Rival(
-            l0=exact(round(mean_l0) if arm.has_budget else 0, "latents", self.bootstrap.n_sequences),
+            l0=self.bootstrap.ratio(self.judged.l0[arm.name], self.judged.places, "latents"),
             replacement=self.behaviour(arm.name),
             paired_delta_loss=self.sums[arm.name].delta_loss(self.sums[UNDERSTUDY], self.bootstrap),
             is_oracle=arm.is_oracle,

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,7 +14,7 @@ from understudy.core.network import Network
 from understudy.core.records.errors import AcausalReplacement
 from understudy.core.records.metric import NotMeasured
 from understudy.core.records.progress import Progress
-from understudy.core.replacement import STANDALONE, Recording, Replacement
+from understudy.core.replacement import STANDALONE, Recording, Replacement, Run
 from understudy.core.site import Site
 from understudy.data.token_kinds import KINDS
 from understudy.metrics import ArmSums, Reconstruction, Sparsity
@@ -68,6 +69,17 @@ def _places(mask: Tensor | None, value: Any) -> Tensor | None:
     return mask if mask is not None and mask.shape == shape else None
 
 
+@dataclass
+class Judged:
+    """What one pass over the evaluation sequences gives: sums of every arm, and the latents each arm spent."""
+
+    sums: dict[str, ArmSums]
+    l0: dict[str, np.ndarray]
+    """Latents on, summed over real places and averaged over an arm's dictionaries, [n_sequences]."""
+    places: np.ndarray
+    """Real places of each sequence."""
+
+
 @torch.no_grad()
 def behaviour_pass(
     network: Network,
@@ -77,7 +89,7 @@ def behaviour_pass(
     picked: Tensor,
     labels: Tensor | None,
     progress: Progress,
-) -> dict[str, ArmSums] | NotMeasured:
+) -> Judged | NotMeasured:
     """Sums for `clean`, `understudy` and every arm. labels: the kind of each target of all sequences, or None.
 
     NotMeasured if the understudy cannot run in the network's place (an acausal crosscoder).
@@ -87,6 +99,7 @@ def behaviour_pass(
     tags = {"kind": KINDS} if labels is not None else {}
     sums = {name: ArmSums(name, len(picked), tags) for name in (CLEAN, *runs)}
     n = len(picked)
+    judged = Judged(sums, {name: np.zeros(n) for name in runs}, np.zeros(n))
     with progress.task("running arms", n * len(sums), "sequences") as task:
         for i in range(0, n, BATCH):
             at = torch.arange(i, min(i + BATCH, n))
@@ -95,15 +108,32 @@ def behaviour_pass(
             clean = network.forward(batch)
             kinds = None if labels is None else labels[picked[at]]
             _add(sums[CLEAN], network, batch, at, clean, clean, kinds)
+            judged.places[at.numpy()] = _real(batch).flatten(1).sum(1).numpy()
             for j, (name, replacement) in enumerate(runs.items()):
                 recording = _partner(replacement, other) if name in partner else None
                 try:
-                    output = replacement.run(batch, STANDALONE, recording).output
+                    run = replacement.run(batch, STANDALONE, recording)
                 except AcausalReplacement as error:
                     return NotMeasured(not_measured=str(error))
-                _add(sums[name], network, batch, at, clean, output, kinds)
+                _add(sums[name], network, batch, at, clean, run.output, kinds)
+                judged.l0[name][at.numpy()] = _spent(run, _real(batch))
                 task.update(i * len(sums) + len(at) * (j + 2), name)
-    return sums
+    return judged
+
+
+def _real(batch: Batch) -> Tensor:
+    """True at the places of the batch that count."""
+    like = batch.targets if batch.targets is not None else next(iter(batch.inputs.values()))
+    return batch.mask if batch.mask is not None else torch.ones(like.shape[:2], dtype=torch.bool)
+
+
+def _spent(run: Run, real: Tensor) -> np.ndarray:
+    """Latents on in each sequence, the mean over dictionaries; a dictionary called over time has one Latents a call."""
+    totals = [
+        sum((z.l0() * real if z.shape == real.shape else z.l0()).reshape(len(real), -1).sum(1) for z in calls)
+        for calls in run.latents.values()
+    ]
+    return torch.stack([torch.as_tensor(t) for t in totals]).double().mean(0).numpy()
 
 
 def _partner(replacement: Replacement, batch: Batch) -> Recording:
@@ -122,7 +152,7 @@ def _add(
     own = network.choice(clean)
     agree = torch.eq(choices, own) if isinstance(choices, Tensor) and isinstance(own, Tensor) else None
     if batch.targets is not None:
-        scored = batch.targets != -100
+        scored = (batch.targets != -100) & _real(batch)
     else:
         scored = batch.mask if batch.mask is not None else torch.ones_like(kl, dtype=torch.bool)
     position = torch.arange(kl.shape[1]).expand(kl.shape[:2]) if kl.dim() == 2 else None
