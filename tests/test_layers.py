@@ -24,7 +24,8 @@ def imports(path: Path) -> Iterator[tuple[str, ...]]:
             names = [tuple(a.name.split(".")) for a in node.names]
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else ()
-            names = [(*base, *(node.module or "").split("."))] if node.module else [(*base, a.name) for a in node.names]
+            base = (*base, *(node.module or "").split(".")) if node.module else base
+            names = [(*base, a.name) for a in node.names] if base == ("understudy",) else [base]
         else:
             continue
         yield from (n[1:] for n in names if n[0] == "understudy")
@@ -39,7 +40,7 @@ def wrong_imports(path: Path) -> list[str]:
         where = target[0] if target else "the package root"
         same = where == home
         below = where in RANK and RANK[where] < RANK[home]
-        face = home == "cli" and where in ("web", "__version__")
+        face = where == "__version__" or (home == "cli" and where == "web")
         if not (same or below or face):
             out.append(f"{path.relative_to(SRC)} imports {where}")
     return out

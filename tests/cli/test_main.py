@@ -6,6 +6,12 @@ import sys
 
 import pytest
 
+from understudy.cli.arguments import parse
+from understudy.cli.main import COMMANDS
+from understudy.core.records.errors import BadInput
+from understudy.workflows.demo import DemoConfig
+from understudy.workflows.train import TrainConfig
+
 
 def run(*args: str, cwd=None) -> subprocess.CompletedProcess:
     return subprocess.run(
@@ -49,6 +55,38 @@ def test_bad_input_exits_with_2_and_says_the_nearest(args, says, tmp_path):
     as_json = run(*args, "--json", cwd=tmp_path)
     assert as_json.returncode == 2
     assert json.loads(as_json.stdout)["exit_code"] == 2
+
+
+@pytest.mark.parametrize(
+    ("args", "says"), [(["--k", "many"], "'many'"), (["--sparsity", "nope"], "'nope'"), (["--k"], "--k")]
+)
+def test_the_parsers_own_words_are_the_message(args, says):
+    done = run("train", *args, "--json")
+    assert done.returncode == 2
+    message = json.loads(done.stdout)["message"]
+    assert says in message
+    assert "\u2502" not in message
+
+
+def test_help_is_no_error():
+    done = run("train", "--help")
+    assert done.returncode == 0
+    assert "--n-latents" in done.stdout
+
+
+def test_what_was_given_is_known_from_what_was_not(tmp_path):
+    (tmp_path / "c.yaml").write_text("n_latents: 1024\n")
+    args = ["--config", str(tmp_path / "c.yaml"), "--k", "16", "--dead_after", "2k", "--no-resume", "--tokens=1.5M"]
+    config = parse("train", COMMANDS["train"], TrainConfig, args)
+    assert config.model_fields_set == {"n_latents", "k", "dead_after", "resume", "tokens"}
+    assert (config.dead_after, config.tokens, config.resume) == (2000, 1_500_000, False)
+
+
+def test_every_option_that_counts_understands_short_numbers():
+    config = parse("demo", COMMANDS["demo"], DemoConfig, ["--tokens", "500k"])
+    assert config.tokens == 500_000
+    with pytest.raises(BadInput, match="12Q"):
+        parse("demo", COMMANDS["demo"], DemoConfig, ["--tokens", "12Q"])
 
 
 def test_an_unknown_key_of_a_file_is_refused_with_the_nearest(tmp_path):

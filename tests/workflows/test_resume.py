@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from understudy.core.records.artifact import RunFolder
-from understudy.core.records.errors import BadFolder, BadInput
+from understudy.core.records.errors import BadFolder, BadInput, BadWeights
+from understudy.core.records.progress import Progress
 from understudy.core.weights import load_tensors
+from understudy.workflows import train as training
 from understudy.workflows.train import TrainConfig, train
 
 KILLS = 20
@@ -112,13 +114,107 @@ def test_resuming_what_was_never_started_is_refused(small):
         train(TrainConfig(**{**small, "resume": True}))
 
 
-def test_ctrl_c_saves_and_says_how_to_continue(small, processes):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_saves_and_says_how_to_continue(small, processes, number):
     values = {**small, "tokens": 200_000, "checkpoint_s": 1000.0}
     child = processes.Process(target=_train, args=(values,))
     child.start()
     _wait_for_line(values["out"], 2, child)
-    os.kill(child.pid, signal.SIGINT)
+    os.kill(child.pid, number)
     child.join(60)
     assert child.exitcode == 1  # KeyboardInterrupt, as the command line turns into 130
     saved = json.loads(next((values["out"] / "checkpoints").glob("[0-9]*/state.json")).read_text())
     assert 0 < saved["places"] < 200_000
+
+
+class Said(Progress):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.lines.append(message)
+
+
+@pytest.fixture
+def two_checkpoints(small):
+    """A run that was stopped, with its checkpoints; what it would have ended in; how to continue it."""
+    values = {**small, "checkpoint_s": 0.0}
+    train(TrainConfig(**values))
+    before = state(small["out"])
+    (small["out"] / "groups.json").unlink()
+    older, newest = (small["out"] / "checkpoints" / str(s) for s in RunFolder(small["out"]).checkpoints())
+    return before, older, newest, {**values, "resume": True}
+
+
+@pytest.mark.parametrize("name", ["state.json", "weights.safetensors", "optimiser.safetensors"])
+@pytest.mark.parametrize("damage", ["missing", "cut short"])
+def test_a_broken_newest_checkpoint_falls_back_to_the_one_before_and_says_so(two_checkpoints, name, damage):
+    before, _, newest, values = two_checkpoints
+    whole = (newest / name).read_bytes()
+    (newest / name).unlink() if damage == "missing" else (newest / name).write_bytes(whole[: len(whole) // 2])
+    said = Said()
+    train(TrainConfig(**values), said)
+    assert any(f"step {newest.name} cannot be used" in line for line in said.lines)
+    assert any("resuming at step" in line for line in said.lines)
+    assert state(values["out"]) == before
+
+
+def test_a_run_without_any_whole_checkpoint_is_refused_not_started_again(two_checkpoints):
+    _, older, newest, values = two_checkpoints
+    for folder in (older, newest):
+        (folder / "state.json").unlink()
+    with pytest.raises(BadWeights, match=r"no checkpoint of .* is whole.*state\.json.*Remove .*checkpoints"):
+        train(TrainConfig(**values))
+    assert older.exists()
+    assert newest.exists()
+
+
+def test_a_value_given_on_resume_counts_even_where_it_is_the_default(small):
+    train(TrainConfig(**small))
+    with pytest.raises(BadInput, match="k: 4 -> 16"):
+        train(TrainConfig(k=16, out=small["out"], resume=True))
+    assert train(TrainConfig(out=small["out"], resume=True)).config.k == 4
+
+
+def test_every_session_keeps_its_provenance(two_checkpoints):
+    *_, values = two_checkpoints
+    folder = RunFolder(values["out"])
+    first = folder.read_json("sessions.json")
+    assert [s["from_step"] for s in first] == [0]
+    train(TrainConfig(**values))
+    sessions = folder.read_json("sessions.json")
+    assert sessions[:1] == first
+    assert len(sessions) == 2
+    assert sessions[1]["from_step"] > 0
+    newest = folder.read_json("provenance.json")
+    assert all(isinstance(v, str) for v in newest.values())
+    assert {k: v for k, v in newest.items() if k in sessions[1]} == {
+        k: v for k, v in sessions[1].items() if k != "from_step"
+    }
+
+
+def test_what_finishing_runs_into_does_not_lose_the_training(small, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("understudy.workflows._training.finish._look", lambda *args: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            train(TrainConfig(**small))
+    assert (small["out"] / "weights.safetensors").exists()
+    assert not (small["out"] / "groups.json").exists()
+    assert RunFolder(small["out"]).checkpoints()
+    monkeypatch.setattr(training, "_guarded", lambda *args: pytest.fail("a finished loop must not train"))
+    assert len(train(TrainConfig(out=small["out"], resume=True)).groups) == 2
+
+
+def test_a_kill_before_the_first_file_is_no_dead_end(small):
+    small["out"].mkdir()
+    for name in (".writable", ".config.yaml.tmp", ".lock"):
+        (small["out"] / name).write_text("")
+    train(TrainConfig(**small))
+    assert not (small["out"] / ".lock").exists()
+
+
+def test_a_second_process_in_the_folder_is_refused(small):
+    train(TrainConfig(**small))
+    (small["out"] / "groups.json").unlink()
+    with RunFolder(small["out"]).locked(), pytest.raises(BadFolder, match="another process is training in"):
+        train(TrainConfig(**{**small, "resume": True}))

@@ -3,8 +3,10 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+import pytest
 import torch
 import transformers as t
+from packaging.version import Version
 from torch import Tensor, nn
 
 from understudy.core.batch import Batch
@@ -32,6 +34,8 @@ class Case:
     """None for causal language models, whose adapter has an example of its own."""
     refuses: Mapping[str, str] = field(default_factory=dict)
     """Checks that are expected to refuse: check -> `ErrorType: part of the reason`."""
+    since: str = ""
+    """The first transformers whose modules are named as `site` is; older ones have the architecture, not the name."""
 
     def network(self) -> Network:
         torch.manual_seed(0)
@@ -41,6 +45,12 @@ class Case:
         torch.manual_seed(1)
         batch = Batch(self.inputs())
         return AnyModule(module, batch, self.axes, name=self.name, calls=self.calls)
+
+
+def needs(since: str) -> None:
+    """Skip the test under a transformers older than `since`, whose modules are named or called differently."""
+    if since and Version(t.__version__) < Version(since):
+        pytest.skip(f"transformers {t.__version__} builds it otherwise; this case describes {since} and newer")
 
 
 def lm(name: str, config: t.PretrainedConfig, **kwargs) -> Case:
@@ -112,7 +122,7 @@ ENCODERS = [
          "layers.1:out", inputs=ids),
     Case("albert", lambda: t.AlbertModel(t.AlbertConfig(**SMALL, embedding_size=16)),
          "encoder.albert_layer_groups.0.albert_layers.0:out#1", calls="depth", inputs=ids),
-    Case("vit", lambda: t.ViTModel(t.ViTConfig(**IMAGE)), "layers.1:out", inputs=pixels),
+    Case("vit", lambda: t.ViTModel(t.ViTConfig(**IMAGE)), "layers.1:out", inputs=pixels, since="5.9"),
     Case("dinov2", lambda: t.Dinov2Model(t.Dinov2Config(**IMAGE, mlp_ratio=2)), "encoder.layer.1:out", inputs=pixels),
     Case("swin", lambda: t.SwinModel(t.SwinConfig(image_size=16, patch_size=2, embed_dim=16, depths=[2, 2],
                                                   num_heads=[2, 2], window_size=4)),

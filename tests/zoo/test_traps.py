@@ -13,22 +13,23 @@ from understudy.core.site import Site
 from understudy.core.tap import Tap
 from understudy.sparsity import Identity
 
-from .cases import CASES, LANGUAGE_MODELS, Case
+from .cases import CASES, LANGUAGE_MODELS, Case, needs
 
 BY_NAME = {case.name: case for case in CASES}
 
 
 @pytest.mark.parametrize(
-    ("name", "path"),
+    ("name", "path", "since"),
     [
-        ("mamba", "backbone.layers.1.mixer.conv1d"),
-        ("mamba2", "backbone.layers.1.mixer.conv1d"),
-        ("mamba", "backbone.layers.1.mixer.dt_proj"),
-        ("nn.TransformerEncoder", "layers.1.self_attn.out_proj"),
-        ("mixtral", "model.layers.1.mlp.experts.act_fn:out#99"),
+        ("mamba", "backbone.layers.1.mixer.conv1d", "5.15"),
+        ("mamba2", "backbone.layers.1.mixer.conv1d", "5.15"),
+        ("mamba", "backbone.layers.1.mixer.dt_proj", "5.15"),
+        ("nn.TransformerEncoder", "layers.1.self_attn.out_proj", ""),
+        ("mixtral", "model.layers.1.mlp.experts.act_fn:out#99", "5.0"),
     ],
 )
-def test_a_module_that_is_never_called_raises(name: str, path: str):
+def test_a_module_that_is_never_called_raises(name: str, path: str, since: str):
+    needs(since)
     network = BY_NAME[name].network()
     with pytest.raises(SiteNeverFired, match="never reached"):
         network.record(network.example(), [Site.parse(path)])

@@ -1,10 +1,15 @@
 """From argv and an optional YAML file to a frozen configuration."""
 
-import re
+from collections.abc import Callable
+from contextlib import redirect_stderr
+from io import StringIO
+from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args
 
 import tyro
+from pydantic import BeforeValidator
+from pydantic.fields import FieldInfo
 
 from understudy.core.records.config import Config, read_yaml
 from understudy.core.records.errors import BadInput, UnknownName
@@ -16,7 +21,10 @@ C = TypeVar("C", bound=Config)
 
 
 def parse(name: str, command: "Command", config: type[C], args: list[str]) -> C:
-    """Flags over the `--config` file over defaults. Raises UnknownName with the nearest flag or key; BadInput."""
+    """Flags over the `--config` file over defaults; `model_fields_set` is what flags and file gave.
+
+    Raises UnknownName with the nearest flag or key; BadInput.
+    """
     if command.positional and args and not args[0].startswith("-"):
         args = [f"--{command.positional}", *args]
     file, args = _take_config(args)
@@ -31,8 +39,20 @@ def parse(name: str, command: "Command", config: type[C], args: list[str]) -> C:
     if command.required:
         values = {command.positional: "", **values}
     default = config.checked(values, file or "the defaults")
-    made = tyro.cli(config, prog=f"understudy {name}", args=_counts(args), default=default, description=command.summary)
-    return config.checked(made.model_dump(), "the command line")
+    spelled, said = _spelled(config, args), StringIO()
+    try:
+        with redirect_stderr(said):
+            made = tyro.cli(
+                config, prog=f"understudy {name}", args=spelled, default=default, description=command.summary
+            )
+    except SystemExit as stop:
+        if stop.code:
+            message = _plain(said.getvalue()) or "the arguments do not fit."
+            raise BadInput(f"{message} See understudy {name} --help.") from None
+        raise
+    given = {flag.removeprefix("--").replace("-", "_") for flag in flags}
+    given |= {flag.removeprefix("no_") for flag in given} | set(values)
+    return config.checked({k: v for k, v in made if k in given}, "the command line")
 
 
 def _take_config(args: list[str]) -> tuple[str | None, list[str]]:
@@ -55,23 +75,33 @@ def _check_flags(name: str, config: type[Config], args: list[str]) -> None:
             raise UnknownName.among(f"option of understudy {name}", flag, sorted(known))
 
 
-def _counts(args: list[str]) -> list[str]:
-    """`2M` and `500k` where a whole number is written out."""
-    scale = {"k": 10**3, "m": 10**6, "b": 10**9}
+def _spelled(config: type[Config], args: list[str]) -> list[str]:
+    """Values as the parser takes them: a field that itself understands more (`2M`, `500k`) reads its text first."""
+    readers = {f"--{name.replace('_', '-')}": _readers(field) for name, field in config.model_fields.items()}
 
-    def spell(value: str) -> str:
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)([kKmMbB])", value)
-        return str(round(float(found[1]) * scale[found[2].lower()])) if found else value
+    def spell(flag: str, value: str) -> str:
+        for read in readers.get(flag.replace("_", "-"), ()):
+            value = str(read(value))
+        return value
 
     out = []
     for i, arg in enumerate(args):
         flag, equals, value = arg.partition("=")
-        if equals and flag in COUNTED:
-            out.append(f"{flag}={spell(value)}")
+        if equals:
+            out.append(f"{flag}={spell(flag, value)}")
         else:
-            out.append(spell(arg) if i and args[i - 1] in COUNTED else arg)
+            out.append(spell(args[i - 1], arg) if i else arg)
     return out
 
 
-COUNTED = {"--tokens", "--dead-after"}
-"""Options that count places, where `2M` means 2000000."""
+def _readers(field: FieldInfo) -> list[Callable[[Any], Any]]:
+    """The field's BeforeValidators, within `X | None` too."""
+    inside = [note for part in get_args(field.annotation) for note in getattr(part, "__metadata__", ())]
+    return [cast(Any, note.func) for note in (*field.metadata, *inside) if isinstance(note, BeforeValidator)]
+
+
+def _plain(message: str) -> str:
+    """The parser's message without the box around it and the help below it."""
+    lines = [line.strip("\u2502 ").strip() for line in message.splitlines()]
+    said = takewhile(lambda line: not line.startswith("\u2500"), (x for x in lines if x and x[0] not in "\u256d\u2570"))
+    return " ".join(said)

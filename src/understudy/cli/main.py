@@ -33,16 +33,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(usage())
         return 0 if args else 2
     if args[0] == "--version":
-        from importlib.metadata import version
+        from understudy import __version__
 
-        print(f"understudy {version('understudy')}")
+        print(f"understudy {__version__}")
         return 0
     as_json = "--json" in args
     try:
         return _run(args[0], [a for a in args[1:] if a != "--json"], as_json)
-    except SystemExit as stop:  # from the argument parser, which has printed its message
-        code = stop.code if isinstance(stop.code, int) else 2
-        return _failed("BadInput", "the arguments do not fit; see the message above", code, as_json) if code else 0
+    except SystemExit:  # from the argument parser, which has printed the help that was asked for
+        return 0
     except KeyboardInterrupt:
         return _failed("Interrupted", "interrupted", 130, as_json)
     except BrokenPipeError:

@@ -168,6 +168,11 @@ class Group(nn.Module):
         """The written sites: a group's address within a run."""
         return "+".join(str(s) for s in self.writes)
 
+    @property
+    def biases(self) -> dict[Site, Tensor]:
+        """The group's own `b_dec` by the site it is added to."""
+        return dict(zip(self._b_sites, self.b_dec, strict=True))
+
     def writers(self, site: Site) -> list[Dictionary]:
         return [m for m in self.members if site in m.writes]
 

@@ -22,7 +22,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     try:
         save_file(plain, str(path))
     except SafetensorError as error:
-        number = re.search(r"os error (\d+)", str(error))
+        number = re.search(r"(?:os error|code:) (\d+)", str(error))
         raise OSError(int(number[1]) if number else errno.EIO, str(error)) from None
 
 

@@ -100,7 +100,11 @@ def _from_folder_or_hub(name: str, spec: str, dtype: Any) -> HFCausalLM:
             f"{spec}: the weights do not fill the architecture that config.json describes; {len(what)} parameters "
             f"would be random, e.g. {what[0]}. Weights and config belong to different models, or some are missing."
         )
+    # transformers 5.0 makes up a tokenizer of three tokens for a folder that has none.
+    own = [p for form in ("*token*", "vocab*", "*.model") for p in folder.glob(form)]
     try:
+        if folder.is_dir() and not own:
+            raise OSError(f"{folder} has no tokenizer")
         with _quiet(folder.is_dir()):
             tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, local_files_only=local)
     except (OSError, ValueError, KeyError, AttributeError, ImportError):
@@ -216,7 +220,7 @@ def _guarded(spec: str, load: Callable[[], Any]) -> Any:
                 f"{spec} could not be loaded: {text.splitlines()[0]} Is the name right, and is the hub within reach? "
                 "Without network, download it elsewhere and pass hf:FOLDER, or start with the network `demo`."
             ) from None
-        why = "their shapes differ" if "mismatched" in text else text.splitlines()[0]
+        why = "their shapes differ" if "mismatch" in text else text.splitlines()[0]
         raise BadWeights(f"{spec}: the weights do not fit the sizes in config.json: {why}.") from None
     except (ValueError, KeyError) as error:
         raise BadInput(

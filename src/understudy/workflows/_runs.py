@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from understudy import __version__
 from understudy.core.dictionary import DictionarySpec, Group, Sparsity
 from understudy.core.linear import LinearDictionary
 from understudy.core.records.artifact import RunFolder
@@ -19,20 +20,26 @@ from understudy.sparsity import BatchTopK, Identity, Threshold, TopK
 from understudy.workflows._training.build import KINDS
 
 
-def save_groups(folder: RunFolder, groups: Sequence[Group]) -> None:
-    """Write weights.safetensors and groups.json."""
+def save_weights(folder: RunFolder, groups: Sequence[Group]) -> None:
+    """Write weights.safetensors. The run is not finished before `save_groups`."""
     tensors: dict[str, torch.Tensor] = {}
-    described = []
     for i, group in enumerate(groups):
-        members = []
         for j, member in enumerate(group.members):
+            tensors |= {f"{i}.{j}.{name}": value for name, value in member.spec().arrays.items()}
+        tensors |= {f"{i}.b_dec.{j}": b.detach() for j, b in enumerate(group.biases.values())}
+    folder.write("weights.safetensors", lambda path: save_tensors(path, tensors))
+
+
+def save_groups(folder: RunFolder, groups: Sequence[Group]) -> None:
+    """Write groups.json: what the tensors of `save_weights` are, and that the run is finished."""
+    described = []
+    for group in groups:
+        members = []
+        for member in group.members:
             spec = member.spec()
-            tensors |= {f"{i}.{j}.{name}": value for name, value in spec.arrays.items()}
             reads, writes = [str(s) for s in spec.reads], [str(s) for s in spec.writes]
             members.append({"kind": spec.kind, "reads": reads, "writes": writes, "settings": spec.settings})
-        tensors |= {f"{i}.b_dec.{j}": b.detach() for j, b in enumerate(group.b_dec)}
-        described.append({"members": members, "b_dec": [str(s) for s in group.writes] if len(group.b_dec) else []})
-    folder.write("weights.safetensors", lambda path: save_tensors(path, tensors))
+        described.append({"members": members, "b_dec": [str(s) for s in group.biases]})
     folder.write_json("groups.json", described)
 
 
@@ -46,31 +53,49 @@ def load_groups(folder: RunFolder) -> list[Group]:
     path = folder.file("weights.safetensors")
     tensors = load_tensors(path)
     check_finite(path, tensors)
-    groups = []
-    for i, described in enumerate(folder.read_json("groups.json")):
-        members = []
-        for j, m in enumerate(described["members"]):
-            prefix = f"{i}.{j}."
-            arrays = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-            missing = {"W_enc", "b_enc", "W_dec"} - set(arrays)
-            if missing:
-                raise BadWeights(f"{path} lacks {', '.join(prefix + name for name in sorted(missing))}.")
-            sites = [tuple(Site.parse(s) for s in m[key]) for key in ("reads", "writes")]
-            members.append(from_spec(DictionarySpec(m["kind"], sites[0], sites[1], m["settings"], arrays)))
-        biases = {Site.parse(s): tensors[f"{i}.b_dec.{j}"] for j, s in enumerate(described["b_dec"])}
-        groups.append(Group(members, biases))
-    return groups
+    described = folder.read_json("groups.json")
+    try:
+        return [_group(path, tensors, i, group) for i, group in enumerate(described)]
+    except (KeyError, TypeError) as error:
+        raise BadWeights(
+            f"{path} and groups.json beside it do not fit each other: {error} is missing. Restore both, or train again."
+        ) from None
+
+
+def _group(path: Path, tensors: dict[str, torch.Tensor], i: int, described: dict[str, Any]) -> Group:
+    members = []
+    for j, m in enumerate(described["members"]):
+        prefix = f"{i}.{j}."
+        arrays = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        missing = {"W_enc", "b_enc", "W_dec"} - set(arrays)
+        if missing:
+            raise BadWeights(f"{path} lacks {', '.join(prefix + name for name in sorted(missing))}.")
+        sites = [tuple(Site.parse(s) for s in m[key]) for key in ("reads", "writes")]
+        members.append(from_spec(DictionarySpec(m["kind"], sites[0], sites[1], m["settings"], arrays)))
+    biases = {Site.parse(s): tensors[f"{i}.b_dec.{j}"] for j, s in enumerate(described["b_dec"])}
+    return Group(members, biases)
 
 
 def from_spec(spec: DictionarySpec) -> LinearDictionary:
-    """A dictionary from plain data. Raises UnknownName for a kind or rule that is not known."""
+    """A dictionary from plain data. Raises UnknownName for a kind or rule that is not known, BadWeights for what is
+    missing or has another shape."""
     if spec.kind not in KINDS:
         raise UnknownName.among("kind of dictionary", spec.kind, KINDS)
     arrays = {k: v for k, v in spec.arrays.items() if not k.startswith("sparsity.")}
     made = KINDS[spec.kind].__new__(KINDS[spec.kind])
-    reads = dict(zip(spec.reads, spec.settings["d_reads"], strict=True))
-    writes = dict(zip(spec.writes, spec.settings["d_writes"], strict=True))
-    LinearDictionary.__init__(made, reads, writes, sparsity(spec.settings["sparsity"], spec.arrays), arrays)
+    n_latents = len(spec.arrays["W_enc"])
+    try:
+        reads = dict(zip(spec.reads, spec.settings["d_reads"], strict=True))
+        writes = dict(zip(spec.writes, spec.settings["d_writes"], strict=True))
+        rule = sparsity(spec.settings["sparsity"], spec.arrays)
+    except KeyError as error:
+        raise BadWeights(f"a {spec.kind} was saved without {error}: it cannot be opened.") from None
+    except ValueError:
+        raise BadWeights(f"a {spec.kind} was saved with other numbers of widths than of sites.") from None
+    theta = getattr(rule, "theta", None)
+    if theta is not None and theta.shape != (n_latents,):
+        raise BadWeights(f"sparsity.theta is {tuple(theta.shape)}, but {n_latents} latents need ({n_latents},).")
+    LinearDictionary.__init__(made, reads, writes, rule, arrays)
     return made.eval().requires_grad_(False)
 
 
@@ -90,7 +115,7 @@ def sparsity(settings: dict[str, Any], arrays: dict[str, torch.Tensor] | None = 
 def provenance() -> dict[str, str]:
     """What a bit-exact repeat depends on."""
     return {
-        "understudy": version("understudy"), "torch": torch.__version__, "transformers": version("transformers"),
+        "understudy": __version__, "torch": torch.__version__, "transformers": version("transformers"),
         "python": platform.python_version(), "processor": _processor(), "threads": str(torch.get_num_threads()),
         "deterministic": str(torch.are_deterministic_algorithms_enabled()),
     }  # fmt: skip

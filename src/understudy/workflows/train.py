@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,7 +16,7 @@ from understudy.core.network import Network
 from understudy.core.objective import TrainingState
 from understudy.core.records.artifact import RunFolder
 from understudy.core.records.config import Config
-from understudy.core.records.errors import BadInput, NonFiniteLoss
+from understudy.core.records.errors import BadInput, BadWeights, NonFiniteLoss
 from understudy.core.records.progress import SILENT, Progress
 from understudy.core.weights import save_tensors
 from understudy.networks import open_network
@@ -23,7 +24,7 @@ from understudy.objectives import LocalFVU
 from understudy.workflows._data import open_sequences
 from understudy.workflows._runs import load_groups, provenance, sparsity
 from understudy.workflows._training.build import build, plan
-from understudy.workflows._training.finish import Conversion, finish
+from understudy.workflows._training.finish import Conversion, finish, open_checked
 from understudy.workflows._training.harvest import Harvest
 from understudy.workflows._training.interrupt import Interrupt
 from understudy.workflows._training.trainer import Schedule, Trainer
@@ -38,7 +39,7 @@ def count(text: Any) -> Any:
         scale = {"k": 10**3, "m": 10**6, "b": 10**9}[text[-1].lower()]
         try:
             return round(float(text[:-1]) * scale)
-        except ValueError:
+        except (ValueError, OverflowError):
             return text
     return text
 
@@ -70,7 +71,7 @@ class TrainConfig(Config):
     batch: PositiveInt = 2048
     """Places a step."""
     lr: float | None = None
-    """Peak learning rate; by default 8e-3 x sqrt(1024 / n_latents)."""
+    """Peak learning rate; by default 8e-3 x sqrt(1024 / n_latents), at most 8e-3."""
     aux_weight: float = 1 / 32
     """Weight of AuxK, which revives dead latents."""
     k_aux: int | None = None
@@ -105,49 +106,45 @@ class Trained:
 
 
 def train(config: TrainConfig, progress: Progress = SILENT, network: Network | None = None) -> Trained:
-    """Train, convert to thresholds, save. Raises BadInput and its kin before anything is written.
+    """Train, convert to thresholds, save. What does not fit raises BadInput and its kin, and leaves nothing behind.
 
     Killed at any moment, `resume` reaches the same weights, optimiser state and next batches bit for bit (same torch,
     processor and thread count).
     """
     folder, config = _folder(config)
+    _check(config)
     network = network or open_network(config.network)
     what = plan(network, config.kind, config.sites)
-    _check(config)
     network.probe(what.sites)
-    sequences = open_sequences(network, config.data, "train", config.context, 2 * config.tokens)
-    harvest = Harvest(network, sequences, what.sites, config.seed, _chunk_sequences(network, sequences, what.sites))
     if config.resume and folder.file("groups.json").exists():
         progress.say(f"{folder.path} is already finished.")
         saved = {k: Conversion(**v) for k, v in folder.read_json("thresholds.json").items()}
         return Trained(folder, config, network, load_groups(folder), saved)
-    trainer = _start(config, harvest, what)
-    position = {"chunk": 0, "batch": 0}
-    if config.resume:
-        position = _restore(folder, trainer, progress)
-    else:
-        RunFolder.create(folder.path)
-        folder.write_text("config.yaml", config.to_yaml())
-    folder.write_json("provenance.json", provenance())
-    progress.say(f"training {len(trainer.groups)} groups at {len(what.sites)} sites; results go to {folder.path}")
-    _loop(config, folder, trainer, harvest, position, progress)
-    conversion = finish(config, folder, network, trainer, harvest, progress)
-    groups = load_groups(folder)
-    return Trained(folder, config, network, groups, conversion)
+    with folder.locked():
+        with nullcontext() if config.resume else folder.starting(config.to_yaml()):
+            sequences = open_sequences(network, config.data, "train", config.context, 2 * config.tokens)
+            checked = open_checked(config, network, sequences, progress)
+            chunk = _chunk_sequences(network, sequences, what.sites)
+            harvest = Harvest(network, sequences, what.sites, config.seed, chunk)
+            trainer = _start(config, harvest, what)
+        position = _restore(folder, trainer, progress) if config.resume else {"chunk": 0, "batch": 0}
+        _record_session(folder, trainer.step)
+        progress.say(f"training {len(trainer.groups)} groups at {len(what.sites)} sites; results go to {folder.path}")
+        _loop(config, folder, trainer, harvest, position, progress)
+        conversion = finish(config, folder, network, trainer, harvest, checked, progress)
+        return Trained(folder, config, network, load_groups(folder), conversion)
 
 
 def _folder(config: TrainConfig) -> tuple[RunFolder, TrainConfig]:
+    """The folder, and the values that hold: of a resumed run the saved ones, which those that were given must equal."""
     if not config.resume:
-        if config.out.exists() and (config.out.is_file() or any(config.out.iterdir())):
-            RunFolder.create(config.out)  # raises with what to do
-        return RunFolder(config.out), config
+        return RunFolder.new(config.out), config
     folder = RunFolder.open(config.out)
-    saved = TrainConfig.from_yaml(folder.file("config.yaml"))
-    free, default = {"out", "resume", "checkpoint_s"}, TrainConfig()
+    saved, free = TrainConfig.from_yaml(folder.file("config.yaml")), {"out", "resume", "checkpoint_s"}
     changed = [
         f"{k}: {getattr(saved, k)!r} -> {v!r}"
         for k, v in config
-        if k not in free and v != getattr(saved, k) and v != getattr(default, k)
+        if k in config.model_fields_set - free and v != getattr(saved, k)
     ]
     if changed:
         raise BadInput(
@@ -165,6 +162,9 @@ def _check(config: TrainConfig) -> None:
     for name, value in (("lr", config.lr), ("aux_weight", config.aux_weight)):
         if value is not None and not 0 <= value < float("inf"):
             raise BadInput(f"{name}={value}: it must be a number, 0 or above.")
+    for name, number in (("k_aux", config.k_aux), ("seed", config.seed)):
+        if number is not None and number < 0:
+            raise BadInput(f"{name}={number}: it must be a whole number, 0 or above.")
     if not 0 <= config.ema < 1:
         raise BadInput(f"ema={config.ema}: a decay lies in [0, 1); 0 turns averaging off.")
 
@@ -189,7 +189,7 @@ def _start(config: TrainConfig, harvest: Harvest, what: Any) -> Trainer:
         groups=groups,
         objective=LocalFVU(k_aux, config.aux_weight),
         states=states,
-        schedule=Schedule(config.lr if config.lr is not None else 8e-3 * (1024 / config.n_latents) ** 0.5),
+        schedule=Schedule(config.lr if config.lr is not None else 8e-3 * min(1.0, 1024 / config.n_latents) ** 0.5),
         total_places=config.tokens,
         dead_after=config.dead_after or min(10_000_000, max(1, config.tokens // 10)),
         ema=config.ema,
@@ -197,45 +197,68 @@ def _start(config: TrainConfig, harvest: Harvest, what: Any) -> Trainer:
 
 
 def _restore(folder: RunFolder, trainer: Trainer, progress: Progress) -> dict[str, int]:
-    steps = folder.checkpoints()
+    """Load the newest checkpoint that is whole. Raises BadWeights if there are some and none is."""
     now = provenance()
     before = folder.read_json("provenance.json") if folder.file("provenance.json").exists() else now
-    changed = [f"{k}: {before[k]} -> {now[k]}" for k in now if before.get(k) != now[k]]
+    changed = [f"{k}: {before[k]} -> {v}" for k, v in now.items() if k in before and before[k] != v]
     if changed:
         progress.say("not bit-exact with the first part of the run, as these changed: " + "; ".join(changed))
-    folder.truncate_metrics(steps[-1] if steps else 0)
+    steps, broken = folder.checkpoints(), []
     if not steps:
+        folder.truncate_metrics(0)
         progress.say(f"{folder.path} was stopped before its first checkpoint: starting again.")
         return {"chunk": 0, "batch": 0}
-    state = trainer.load(folder.file(f"checkpoints/{steps[-1]}"))
-    progress.say(f"resuming at step {trainer.step}, {trainer.places:,} places")
-    return {"chunk": state["chunk"], "batch": state["batch"]}
+    for step in reversed(steps):
+        try:
+            state = trainer.load(folder.file(f"checkpoints/{step}"))
+        except BadWeights as error:
+            progress.say(f"the checkpoint of step {step} cannot be used: {error}")
+            broken.append((step, error))
+            continue
+        for old, _ in broken:
+            folder.drop_checkpoint(old)
+        folder.truncate_metrics(step)
+        progress.say(f"resuming at step {trainer.step}, {trainer.places:,} places")
+        return {"chunk": state["chunk"], "batch": state["batch"]}
+    raise BadWeights(
+        f"no checkpoint of {folder.path} is whole ({'; '.join(str(error) for _, error in broken)}). Remove "
+        f"{folder.file('checkpoints')} to start the run again, or choose another --out."
+    )
+
+
+def _record_session(folder: RunFolder, step: int) -> None:
+    """What this session runs on: added to sessions.json, and on its own in provenance.json."""
+    now = provenance()
+    earlier = folder.read_json("sessions.json") if folder.file("sessions.json").exists() else []
+    folder.write_json("sessions.json", [*earlier, {"from_step": step, **now}])
+    folder.write_json("provenance.json", now)
 
 
 def _loop(
     config: TrainConfig, folder: RunFolder, trainer: Trainer, harvest: Harvest, position: dict, progress: Progress
 ) -> None:
-    saved_at = time.monotonic()
-
-    def save(at: dict[str, int]) -> None:
-        nonlocal saved_at
-        folder.save_checkpoint(trainer.step, lambda path: trainer.save(path, at))
-        saved_at = time.monotonic()
-
+    """Train to the end of the run, and save there: whatever finishing runs into, the training is not lost."""
+    saved_at, at, rows = time.monotonic(), position, _rows(config, harvest, position)
     with progress.task("training", config.tokens, "places") as task, Interrupt() as interrupt:
         task.update(trainer.places)
-        for acts, after in _rows(config, harvest, position):
-            if trainer.places >= config.tokens:
-                return
+        while trainer.places < config.tokens and not interrupt.asked:
+            acts, at = next(rows)
             terms = _guarded(folder, trainer, acts)
             if trainer.step % LOG_EVERY == 0:
                 folder.append_metrics(_line(trainer, terms))
                 task.update(trainer.places, f"fvu {sum(float(t['fvu']) for t in terms) / len(terms):.3f}")
-            if interrupt.asked or time.monotonic() - saved_at > config.checkpoint_s:
-                save(after)
-            if interrupt.asked:
-                progress.say(f"stopped and saved at {trainer.places:,} places. Continue with: {_continue(folder)}")
-                raise KeyboardInterrupt
+            if time.monotonic() - saved_at > config.checkpoint_s:
+                _save(folder, trainer, at)
+                saved_at = time.monotonic()
+        _save(folder, trainer, at)
+    if interrupt.asked:
+        progress.say(f"stopped and saved at {trainer.places:,} places. Continue with: {_continue(folder)}")
+        raise KeyboardInterrupt
+
+
+def _save(folder: RunFolder, trainer: Trainer, at: dict[str, int]) -> None:
+    if trainer.step not in folder.checkpoints():
+        folder.save_checkpoint(trainer.step, lambda path: trainer.save(path, at))
 
 
 def _continue(folder: RunFolder) -> str:

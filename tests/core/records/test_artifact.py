@@ -2,6 +2,7 @@ import errno
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,14 @@ from understudy.core.records.artifact import RunFolder, disk_full
 from understudy.core.records.errors import BadFolder, DiskFull
 
 
+def made(path: Path) -> RunFolder:
+    path.mkdir()
+    return RunFolder(path)
+
+
 @pytest.fixture
 def run(tmp_path) -> RunFolder:
-    return RunFolder.create(tmp_path / "run")
+    return made(tmp_path / "run")
 
 
 @pytest.fixture
@@ -37,38 +43,89 @@ def names(folder: Path) -> list[str]:
 
 
 def test_a_new_or_empty_folder_becomes_a_run(tmp_path):
+    (tmp_path / "empty").mkdir()
     for path in (tmp_path / "a" / "b", tmp_path / "empty"):
-        (tmp_path / "empty").mkdir(exist_ok=True)
-        assert names(RunFolder.create(path).path) == []
+        run = RunFolder.new(path)
+        with run.locked(), run.starting("k: 1"):
+            pass
+        assert names(path) == ["config.yaml"]
+
+
+def test_what_a_kill_before_the_first_file_leaves_behind_does_not_count(tmp_path):
+    for name in (".lock", ".writable", ".config.yaml.tmp"):
+        (tmp_path / name).write_text("")
+    run = RunFolder.new(tmp_path)
+    with run.locked(), run.starting("k: 1"):
+        pass
+    (tmp_path / "config.yaml").unlink()
+    (tmp_path / ".hidden").write_text("mine")
+    with pytest.raises(BadFolder, match="is not empty"):
+        RunFolder.new(tmp_path)
+
+
+def test_a_start_that_fails_leaves_nothing_and_nothing_of_others_is_removed(tmp_path):
+    (tmp_path / "mine").mkdir()
+    run = RunFolder.new(tmp_path / "mine" / "a" / "b")
+    with pytest.raises(KeyboardInterrupt), run.locked(), run.starting("k: 1"):
+        raise KeyboardInterrupt
+    assert names(tmp_path / "mine") == []
 
 
 def test_a_folder_with_something_in_it_is_refused_with_advice(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(BadFolder, match=r"exists and is not empty. Choose another --out"):
-        RunFolder.create(tmp_path)
+        RunFolder.new(tmp_path)
     (tmp_path / "config.yaml").write_text("k: 1")
     with pytest.raises(BadFolder, match="Continue it with --resume, or choose another --out"):
-        RunFolder.create(tmp_path)
+        RunFolder.new(tmp_path)
     assert names(tmp_path) == ["config.yaml", "notes.txt"]
 
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(BadFolder, match="is a file; --out names a folder"):
-        RunFolder.create(tmp_path / "file")
-    with pytest.raises(BadFolder, match=r"cannot write to .*: Not a directory"):
-        RunFolder.create(tmp_path / "file" / "inside")
+        RunFolder.new(tmp_path / "file")
+    with (
+        pytest.raises(BadFolder, match=r"cannot write to .*: Not a directory"),
+        RunFolder(tmp_path / "file/x").locked(),
+    ):
+        pass
     if Path("/proc/self").exists():
-        with pytest.raises(BadFolder, match="cannot write to /proc/self/run"):
-            RunFolder.create("/proc/self/run")
+        with pytest.raises(BadFolder, match="cannot write to /proc/self/run"), RunFolder("/proc/self/run").locked():
+            pass
     if os.geteuid() != 0:
         (tmp_path / "locked").mkdir(mode=0o500)
-        with pytest.raises(BadFolder, match="Permission denied"):
-            RunFolder.create(tmp_path / "locked" / "run")
+        with pytest.raises(BadFolder, match="Permission denied"), RunFolder(tmp_path / "locked" / "run").locked():
+            pass
+
+
+HOLDER = """
+import sys, time
+from understudy.core.records.artifact import RunFolder
+with RunFolder(sys.argv[1]).locked():
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_two_processes_cannot_have_one_folder_and_death_frees_it(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        with (
+            pytest.raises(BadFolder, match=rf"another process is training in {tmp_path}"),
+            RunFolder(tmp_path).locked(),
+        ):
+            pass
+        other.kill()
+        other.wait()
+    assert names(tmp_path) == [".lock"]
+    with RunFolder(tmp_path).locked():
+        pass
+    assert names(tmp_path) == []
 
 
 def test_opening_what_is_not_a_run_says_what_is_near(tmp_path):
-    RunFolder.create(tmp_path / "mine").write_text("config.yaml", "k: 1")
+    made(tmp_path / "mine").write_text("config.yaml", "k: 1")
     assert RunFolder.open(tmp_path / "mine").file("config.yaml").exists()
     with pytest.raises(BadFolder, match=r"there is no run at .*mime. Runs beside it: .*/mine\."):
         RunFolder.open(tmp_path / "mime")
@@ -117,11 +174,19 @@ def test_json_holds_no_nan_and_damage_is_named(run):
         run.read_json("b.json")
 
 
+def test_text_is_utf8_whatever_the_locale(tmp_path):
+    code = "import sys; from understudy.core.records.artifact import RunFolder"
+    code += "; RunFolder(sys.argv[1]).write_text('a', '\\xe9')"
+    env = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], env=env, check=True)
+    assert (tmp_path / "a").read_bytes() == "\xe9".encode()
+
+
 # -- a full disk ------------------------------------------------------------------------------------------------------
 
 
 def test_a_real_full_disk_says_so_and_leaves_everything_whole(tiny):
-    run = RunFolder.create(tiny / "run")
+    run = made(tiny / "run")
     run.write_text("a.txt", "old")
     run.save_checkpoint(1, lambda path: (path / "w").write_bytes(b"1"))
     with pytest.raises(DiskFull, match=r"no space left while writing .*a.txt. What was saved before is whole: "):
@@ -138,7 +203,7 @@ def test_weights_on_a_full_disk_say_the_same(tiny):
     torch = pytest.importorskip("torch")
     from understudy.core.weights import save_tensors
 
-    run = RunFolder.create(tiny / "run")
+    run = made(tiny / "run")
     run.write("w.safetensors", lambda path: save_tensors(path, {"a": torch.zeros(2)}))
     old = run.file("w.safetensors").read_bytes()
     with pytest.raises(DiskFull, match=r"w\.safetensors"):
@@ -261,3 +326,10 @@ def test_a_checkpoint_that_fails_leaves_the_others(run):
     with pytest.raises(KeyboardInterrupt):
         run.save_checkpoint(2, fails)
     assert names(run.file("checkpoints")) == ["1"]
+
+
+def test_a_checkpoint_is_out_of_sight_before_it_is_deleted(run, monkeypatch):
+    save(run, 1)
+    monkeypatch.setattr("shutil.rmtree", lambda *args, **options: None)  # as if killed there
+    run.drop_checkpoint(1)
+    assert run.checkpoints() == []

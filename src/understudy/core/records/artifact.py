@@ -1,10 +1,11 @@
 """RunFolder: a run is a folder. What is in it is whole at every moment, whatever kills the process.
 
 config.yaml          every value the run was started with
-weights.safetensors  the finished dictionaries; groups.json says what the tensors are
+weights.safetensors  the finished dictionaries
+groups.json          what the tensors are; written last, so that it marks a finished run
 metrics.jsonl        one line a logging interval, appended
 thresholds.json      each group before and after its rule became thresholds
-provenance.json      versions, processor, threads
+provenance.json      versions, processor, threads of the newest session; sessions.json holds those of all, oldest first
 checkpoints/N/       state after N steps: weights, optimiser, counters
 scorecard.json, features.json, report.html   from evaluate and report
 """
@@ -12,15 +13,23 @@ scorecard.json, features.json, report.html   from evaluate and report
 import errno
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from understudy.core.records.errors import BadFolder, DiskFull
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 KEPT_CHECKPOINTS = 2
+OWN = re.compile(r"\.lock|\.writable|\..*\.tmp")
+"""What a killed process leaves behind: no run, and in nobody's way."""
 
 
 class RunFolder:
@@ -30,22 +39,73 @@ class RunFolder:
         self.path = Path(path)
 
     @classmethod
-    def create(cls, path: Path | str) -> "RunFolder":
-        """A new folder. Raises BadFolder if something is there already or it cannot be written."""
+    def new(cls, path: Path | str) -> "RunFolder":
+        """A folder for a new run, not made yet. Raises BadFolder if something is there already."""
         folder = cls(path)
         if folder.path.is_file():
             raise BadFolder(f"{path} is a file; --out names a folder.")
-        if folder.path.is_dir() and any(folder.path.iterdir()):
+        if folder.path.is_dir() and not all(OWN.fullmatch(p.name) for p in folder.path.iterdir()):
             known = (folder.path / "config.yaml").exists()
             also = "Continue it with --resume, or choose" if known else "Choose"
             raise BadFolder(f"{path} exists and is not empty. {also} another --out.")
-        try:
-            folder.path.mkdir(parents=True, exist_ok=True)
-            folder.write_text(".writable", "")
-            (folder.path / ".writable").unlink()
-        except OSError as error:
-            raise BadFolder(f"cannot write to {path}: {error.strerror}.") from None
         return folder
+
+    @contextmanager
+    def starting(self, config: str) -> Iterator[None]:
+        """Write config.yaml, which makes this a run; it goes again if the block fails. Raises BadFolder.
+
+        Needs the lock: of two processes that find the folder empty, one has it.
+        """
+        RunFolder.new(self.path)
+        with self._writing():
+            self.write_text("config.yaml", config)
+        try:
+            yield
+        except BaseException:
+            self.file("config.yaml").unlink(missing_ok=True)
+            raise
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """This process's alone until the block or the process ends, however it ends. Raises BadFolder.
+
+        Makes the folder; folders made here and still empty afterwards are removed.
+        """
+        made = [p for p in (self.path, *self.path.parents) if not p.exists()]
+        with self._writing():
+            self.path.mkdir(parents=True, exist_ok=True)
+            held = self._lock()
+        try:
+            yield
+        finally:
+            self.file(".lock").unlink(missing_ok=True)
+            os.close(held)
+            with suppress(OSError):
+                for path in made:
+                    path.rmdir()
+
+    def _lock(self) -> int:
+        path = self.file(".lock")
+        while True:
+            held = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            try:
+                if fcntl is not None:
+                    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if path.exists() and path.stat().st_ino == os.fstat(held).st_ino:
+                    return held
+            except BlockingIOError:
+                os.close(held)
+                raise BadFolder(
+                    f"another process is training in {self.path}. Wait until it ends, or choose another --out."
+                ) from None
+            os.close(held)  # whoever had it has just ended and removed the file
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise BadFolder(f"cannot write to {self.path}: {error.strerror}.") from None
 
     @classmethod
     def open(cls, path: Path | str) -> "RunFolder":
@@ -62,14 +122,14 @@ class RunFolder:
         return self.path / name
 
     def write_text(self, name: str, text: str) -> Path:
-        return self.write(name, lambda tmp: tmp.write_text(text))
+        return self.write(name, lambda tmp: tmp.write_text(text, encoding="utf-8"))
 
     def write_json(self, name: str, value: Any) -> Path:
         return self.write_text(name, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
     def read_json(self, name: str) -> Any:
         try:
-            return json.loads(self.file(name).read_text())
+            return json.loads(self.file(name).read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise BadFolder(f"{self.path} has no {name}.") from None
         except ValueError as error:
@@ -102,7 +162,7 @@ class RunFolder:
         if not path.exists():
             return []
         lines = []
-        for text in path.read_text(errors="replace").splitlines():
+        for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 lines.append(json.loads(text))
             except ValueError:
@@ -128,14 +188,24 @@ class RunFolder:
                 make(temporary)
                 for path in temporary.iterdir():
                     _sync(path)
-                shutil.rmtree(final, ignore_errors=True)
+                _sync(temporary)
+                self.drop_checkpoint(step)
                 os.rename(temporary, final)
                 _sync(root)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
         for old in self.checkpoints()[:-KEPT_CHECKPOINTS]:
-            shutil.rmtree(root / str(old), ignore_errors=True)
+            self.drop_checkpoint(old)
         return final
+
+    def drop_checkpoint(self, step: int) -> None:
+        """Remove a checkpoint if it is there: out of sight in one move, so that no kill leaves half of one in sight."""
+        root = self.file("checkpoints")
+        aside = root / f".{step}.old.tmp"
+        shutil.rmtree(aside, ignore_errors=True)
+        with suppress(FileNotFoundError):
+            os.rename(root / str(step), aside)
+        shutil.rmtree(aside, ignore_errors=True)
 
     def checkpoints(self) -> list[int]:
         """Steps of whole checkpoints, oldest first."""

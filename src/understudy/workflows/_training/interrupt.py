@@ -1,4 +1,4 @@
-"""Ctrl-C between steps: the first one asks, and the step that is running ends whole; the second one does not wait."""
+"""Ctrl-C and SIGTERM between steps: the first asks, and the running step ends whole; the second does not wait."""
 
 import signal
 import threading
@@ -6,9 +6,11 @@ from contextlib import AbstractContextManager
 from types import FrameType
 from typing import Any
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 
 class Interrupt(AbstractContextManager["Interrupt"]):
-    """`asked` turns True at the first Ctrl-C. Outside the main thread signals belong to someone else: never True."""
+    """`asked` turns True at the first of them. Outside the main thread signals belong to someone else: never True."""
 
     def __init__(self) -> None:
         self.asked = False
@@ -16,7 +18,7 @@ class Interrupt(AbstractContextManager["Interrupt"]):
 
     def __enter__(self) -> "Interrupt":
         if self._mine:
-            self._before = signal.signal(signal.SIGINT, self._ask)
+            self._before = {number: signal.signal(number, self._ask) for number in SIGNALS}
         return self
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
@@ -26,4 +28,5 @@ class Interrupt(AbstractContextManager["Interrupt"]):
 
     def __exit__(self, *error: Any) -> None:
         if self._mine:
-            signal.signal(signal.SIGINT, self._before)
+            for number, before in self._before.items():
+                signal.signal(number, before)

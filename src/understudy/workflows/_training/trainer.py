@@ -123,15 +123,17 @@ class Trainer:
 
     def load(self, folder: Path) -> dict[str, Any]:
         """Restore a checkpoint in place; returns the position that was saved with it. Raises BadWeights."""
-        state = json.loads((folder / "state.json").read_text())
+        state = _read_state(folder / "state.json")
+        found = []
         for kind in ("weights", "optimiser"):
             path = folder / f"{kind}.safetensors"
             saved, live = load_tensors(path), self._tensors(kind, create=True)
             alien = [name for name, t in live.items() if name not in saved or saved[name].shape != t.shape]
             if alien:
                 raise BadWeights(f"{path} lacks {alien[0]} as this run has it: it belongs to other dictionaries.")
-            for name, tensor in live.items():
-                tensor.data.copy_(saved[name])
+            found += [(tensor, saved[name]) for name, tensor in live.items()]
+        for tensor, saved in found:  # only now: nothing is touched by a checkpoint that is not whole
+            tensor.data.copy_(saved)
         self.step, self.places = state["step"], state["places"]
         for mine, variance in zip(self.states, state["variance"], strict=True):
             mine.variance = {s: variance[str(s)] for s in mine.variance}
@@ -153,3 +155,14 @@ class Trainer:
             out |= {f"{i}.average.{j}": value for j, value in enumerate(self.averages[i])}
             out |= {f"{i}.silent.{j}": value for j, value in enumerate(self.silent[i])}
         return out
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadWeights(f"{path} is missing or was cut short: {error}.") from None
+    lacks = {"step", "places", "variance"} - set(state if isinstance(state, dict) else ())
+    if lacks:
+        raise BadWeights(f"{path} lacks {', '.join(sorted(lacks))}.")
+    return state
