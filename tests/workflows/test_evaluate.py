@@ -9,6 +9,7 @@ import torch
 from understudy.core.records.errors import BadFolder, BadInput, BadWeights, UnknownName
 from understudy.core.records.metric import Measured, NotMeasured
 from understudy.core.records.scorecard import Scorecard
+from understudy.networks import open_network
 from understudy.web.page import render
 from understudy.workflows.evaluate import EvaluateConfig, evaluate, open_run
 from understudy.workflows.report import ReportConfig, report
@@ -181,3 +182,11 @@ def test_what_a_rival_spends_is_counted(card):
 def test_intervals_rest_on_documents(card):
     assert card.units <= 10
     assert card.replacement.delta_loss.n == card.units
+
+
+def test_a_run_is_not_judged_on_other_weights_than_it_was_trained_on(finished):
+    other = open_network("demo")
+    with torch.no_grad():
+        other.module.get_submodule("model.norm").weight.mul_(1.3)
+    with pytest.raises(BadInput, match="other weights"):
+        open_run(finished.folder.path, other)

@@ -1,5 +1,6 @@
 """Finished runs on disk: dictionaries as safetensors plus groups.json, opened again as groups."""
 
+import hashlib
 import os
 import platform
 from collections.abc import Sequence
@@ -12,8 +13,9 @@ import torch
 from understudy import __version__
 from understudy.core.dictionary import DictionarySpec, Group, Sparsity
 from understudy.core.linear import LinearDictionary
+from understudy.core.network import Network
 from understudy.core.records.artifact import RunFolder
-from understudy.core.records.errors import BadFolder, BadWeights, UnknownName
+from understudy.core.records.errors import BadFolder, BadInput, BadWeights, UnknownName
 from understudy.core.site import Site
 from understudy.core.weights import check_finite, load_tensors, save_tensors
 from understudy.sparsity import BatchTopK, Identity, Threshold, TopK
@@ -110,6 +112,27 @@ def sparsity(settings: dict[str, Any], arrays: dict[str, torch.Tensor] | None = 
     if settings["name"] not in rules:
         raise UnknownName.among("sparsity rule", settings["name"], rules)
     return rules[settings["name"]]()
+
+
+def fingerprint(network: Network) -> str:
+    """A hash of up to 256 values of every parameter: tells other weights apart, at no cost for large networks."""
+    digest = hashlib.sha256()
+    for name, parameter in network.module.named_parameters():
+        flat = parameter.detach().flatten()
+        digest.update(f"{name} {tuple(parameter.shape)}".encode())
+        digest.update(flat[:: max(1, len(flat) // 256)].float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def check_network(folder: RunFolder, network: Network) -> None:
+    """Raises BadInput if the run was trained on other weights than these."""
+    path = folder.file("provenance.json")
+    before = folder.read_json("provenance.json").get("network weights") if path.exists() else None
+    if before is not None and before != fingerprint(network):
+        raise BadInput(
+            f"the run at {folder.path} was trained on other weights than {network.name} has now. Pass the network it "
+            "was trained on: open_run(path, network=...), or --network."
+        )
 
 
 def provenance() -> dict[str, str]:

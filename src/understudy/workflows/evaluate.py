@@ -29,7 +29,7 @@ from understudy.workflows._judging.card import Figures, dictionary_rows, ngram_s
 from understudy.workflows._judging.labels import target_kinds
 from understudy.workflows._judging.passes import behaviour_pass, local_pass
 from understudy.workflows._judging.rollout import rollout
-from understudy.workflows._runs import load_groups
+from understudy.workflows._runs import check_network, load_groups
 from understudy.workflows.train import TrainConfig
 
 
@@ -88,6 +88,7 @@ def open_run(path: Path | str, network: Network | str | None = None) -> SavedRun
             f"--network {config.network}, or open_run(path, network=...)."
         )
     opened = network if isinstance(network, Network) else open_network(network or config.network)
+    check_network(folder, opened)
     return SavedRun(folder, config, opened, groups)
 
 

@@ -22,7 +22,7 @@ from understudy.core.weights import save_tensors
 from understudy.networks import open_network
 from understudy.objectives import LocalFVU
 from understudy.workflows._data import open_sequences
-from understudy.workflows._runs import load_groups, provenance, sparsity
+from understudy.workflows._runs import check_network, fingerprint, load_groups, provenance, sparsity
 from understudy.workflows._training.build import build, plan
 from understudy.workflows._training.finish import Conversion, finish, open_checked
 from understudy.workflows._training.harvest import Harvest
@@ -113,7 +113,11 @@ def train(config: TrainConfig, progress: Progress = SILENT, network: Network | N
     """
     folder, config = _folder(config)
     _check(config)
-    network = network or open_network(config.network)
+    if network is None:
+        network = open_network(config.network)
+    elif not config.resume:
+        config = config.model_copy(update={"network": network.name})
+    check_network(folder, network)
     what = plan(network, config.kind, config.sites)
     network.probe(what.sites)
     if config.resume and folder.file("groups.json").exists():
@@ -129,6 +133,8 @@ def train(config: TrainConfig, progress: Progress = SILENT, network: Network | N
             trainer = _start(config, harvest, what)
         position = _restore(folder, trainer, progress) if config.resume else {"chunk": 0, "batch": 0}
         _record_session(folder, trainer.step)
+        weights = {"network weights": fingerprint(network)}
+        folder.write_json("provenance.json", folder.read_json("provenance.json") | weights)
         progress.say(f"training {len(trainer.groups)} groups at {len(what.sites)} sites; results go to {folder.path}")
         _loop(config, folder, trainer, harvest, position, progress)
         conversion = finish(config, folder, network, trainer, harvest, checked, progress)
