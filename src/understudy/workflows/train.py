@@ -233,7 +233,7 @@ def _restore(folder: RunFolder, trainer: Trainer, progress: Progress) -> dict[st
 
 
 def _record_session(folder: RunFolder, step: int) -> None:
-    """What this session runs on: added to sessions.json, and on its own in provenance.json."""
+    """What the run runs on from this step: added to sessions.json, and on its own in provenance.json."""
     now = provenance()
     earlier = folder.read_json("sessions.json") if folder.file("sessions.json").exists() else []
     folder.write_json("sessions.json", [*earlier, {"from_step": step, **now}])
