@@ -8,7 +8,7 @@ are dictionaries too, so whatever takes one takes its rivals.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -134,10 +134,6 @@ class Dictionary(nn.Module, ABC):
 
     def spec(self) -> DictionarySpec:
         raise UnderstudyError(f"{type(self).__name__} is not made to be saved.")
-
-    @classmethod
-    def from_spec(cls, spec: DictionarySpec) -> Self:
-        raise UnderstudyError(f"{cls.__name__} is not made to be loaded.")
 
     def __repr__(self) -> str:
         reads, writes = (", ".join(map(str, s)) for s in (self.reads, self.writes))

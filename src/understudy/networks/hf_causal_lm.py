@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Callable
-from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -274,12 +273,6 @@ def next_tokens(ids: Int[Tensor, "batch pos"], mask: Tensor | None = None) -> In
         real = mask.bool()
         targets[:, :-1] = torch.where(real[:, :-1] & real[:, 1:], targets[:, :-1], IGNORED)
     return targets
-
-
-def with_targets(batch: Batch) -> Batch:
-    """The batch with next-token targets in place of its own."""
-    ids = batch.inputs["input_ids"]
-    return replace(batch, targets=next_tokens(ids, batch.inputs.get("attention_mask", batch.mask)))
 
 
 def _chunked(f: Callable[[slice], Tensor], n_rows: int, width: int, device: torch.device) -> Float[Tensor, " rows"]:
