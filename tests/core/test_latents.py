@@ -313,3 +313,21 @@ def test_a_dense_tensor_beyond_the_limit_is_refused_before_it_is_made():
 def test_rows_that_do_not_fill_the_places_are_refused():
     with pytest.raises(WrongShape, match=r"5 rows do not fill the places \(2, 3\)"):
         Latents(ragged().values, ragged().pattern, (2, 3))
+
+
+def test_gates_follow_edits_and_differences():
+    """What is put there is let through whole; of a difference each entry keeps the gate it had."""
+    z = Latents.from_dense(torch.tensor([[1.0, 2.0, 0.0], [0.0, 3.0, 4.0]]))
+    z = Latents(z.values, z.pattern, z.shape, gate=torch.tensor([0.1, 0.2, 0.3, 0.4]))
+    edited = z.put(torch.tensor([0, 0]), torch.tensor([2, 1]), torch.tensor([9.0, 8.0]))
+    assert edited.values.tolist() == [1, 8, 9, 3, 4]
+    assert edited.gate.tolist() == pytest.approx([0.1, 1, 1, 0.3, 0.4])
+    change = edited.minus(z)
+    assert change.values.tolist() == [6, 9]
+    assert change.gate.tolist() == [1, 1]
+    gone = z.keep(torch.tensor([True, False, True])).minus(z)
+    assert gone.values.tolist() == [-2, -3]
+    assert gone.gate.tolist() == pytest.approx([0.2, 0.3])
+    plain = Latents.from_dense(torch.ones(1, 2))
+    assert plain.put(torch.tensor([0]), torch.tensor([1]), torch.tensor([2.0])).gate is None
+    assert plain.minus(plain).gate is None

@@ -2,8 +2,9 @@ import pytest
 import torch
 
 from understudy.core.linear import LinearDictionary
-from understudy.core.records.errors import WrongShape
+from understudy.core.records.errors import UnderstudyError, WrongShape
 from understudy.core.site import Site
+from understudy.core.sparsity import Sparsity
 from understudy.sparsity import Identity, Threshold, TopK
 
 A, B, C = Site("a"), Site("b"), Site("c")
@@ -117,9 +118,9 @@ def test_wrong_shapes_are_named():
 
 def test_a_rule_that_does_not_say_how_cannot_become_thresholds():
     class Odd(TopK):
-        as_threshold = None
+        as_threshold = Sparsity.as_threshold
 
-    with pytest.raises(WrongShape, match="Odd does not say how to become thresholds"):
+    with pytest.raises(UnderstudyError, match="Odd does not say how to become thresholds"):
         make(rule=Odd(2)).thresholded(acts())
     kept = make(rule=Identity())
     assert kept.thresholded(acts()) is kept

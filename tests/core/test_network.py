@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from understudy.core.batch import Batch
-from understudy.core.network import Layout
-from understudy.core.records.errors import BadInput, UnknownName, WrongShape
+from understudy.core.network import Layout, Network
+from understudy.core.records.errors import BadInput, UnderstudyError, UnknownName, WrongShape
 from understudy.core.site import Site
 from understudy.networks import AnyModule
 
@@ -93,3 +93,18 @@ def test_attention_experts_and_recurrence_are_counted():
     nothing = AnyModule(nn.ReLU(), Batch({"input": torch.zeros(2, 3)}), ("batch", "d"))
     with pytest.raises(BadInput, match="no operation"):
         nothing.share_of_compute([""])
+
+
+def test_an_adapter_that_lacks_a_method_says_which_to_write():
+    bare = Network(nn.Linear(2, 2), "mine")
+    with pytest.raises(UnderstudyError, match=r"Network has no example: write the method example\(self\) -> Batch"):
+        bare.example()
+    with pytest.raises(UnderstudyError, match=r"has no divergence: .*AnyModule.*docs/guide/own-network.md"):
+        bare.divergence(0, 0, Batch({}))
+
+
+def test_names_of_one_tensor_are_found(network: AnyModule):
+    embed, flat, back, act = Site("embed"), Site("flat", "in"), Site("back"), Site("act")
+    assert network.same_tensor([embed, flat, back]) == [(embed, flat)], "a view of the same places"
+    assert network.same_tensor([embed, back]) == []
+    assert network.same_tensor([act, Site("back", "in")]) == [(act, Site("back", "in"))]

@@ -13,9 +13,11 @@ from typing import Any, ClassVar, Literal, NamedTuple
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from understudy.core.latents import Encoded, Latents, Pre
+from understudy.core.latents import Encoded, Latents
 from understudy.core.records.errors import AmbiguousWrite, UnderstudyError
 from understudy.core.site import Site
+from understudy.core.sparsity import Also, Norms
+from understudy.core.sparsity import Sparsity as Sparsity
 
 Acts = Mapping[Site, Float[Tensor, "*places d"]]
 """Activations with the feature axis last: [batch, *places, d], or any leading axes for scope "place"."""
@@ -54,29 +56,6 @@ class DictionarySpec(NamedTuple):
     settings: dict[str, Any]
     """JSON values: sparsity rule, sizes, flags."""
     arrays: dict[str, Tensor]
-
-
-class Sparsity(nn.Module, ABC):
-    """The rule from pre-activations to latents."""
-
-    is_thresholded: ClassVar[bool] = False
-    """True if each latent depends on its own pre-activation only, so that dropping one leaves the others unchanged."""
-
-    @abstractmethod
-    def forward(self, pre: Pre) -> Latents: ...
-
-    @abstractmethod
-    def settings(self) -> dict[str, Any]:
-        """Name and numbers, JSON values; learned arrays are buffers."""
-
-    def restrict(self, ids: Int[Tensor, " m"]) -> "Sparsity":
-        """The rule for some latents. Raises for rules under which latents compete."""
-        if not self.is_thresholded:
-            raise UnderstudyError(
-                f"{type(self).__name__} lets latents compete, so some of them alone mean something else. "
-                "Convert with dictionary.thresholded(acts) first."
-            )
-        return self
 
 
 class Dictionary(nn.Module, ABC):
@@ -125,6 +104,16 @@ class Dictionary(nn.Module, ABC):
 
     def reconstruct(self, acts: Acts, ctx: Context = NO_CONTEXT) -> dict[Site, Float[Tensor, "*places d"]]:
         return self.write(self.encode(acts, ctx).z, acts)
+
+    def penalty(
+        self, encoded: Encoded, norms: Norms, dead: Bool[Tensor, " L"] | None, done: float
+    ) -> dict[str, Float[Tensor, ""]]:
+        """What training adds to the loss to keep the latents sparse; see `Sparsity.penalty`."""
+        return {}
+
+    def also(self, encoded: Encoded) -> list[Also]:
+        """Other latents that training wants to rebuild the activations too; see `Sparsity.also`."""
+        return []
 
     def before_step(self) -> None:
         """Called between backward and the optimiser's step."""

@@ -193,19 +193,27 @@ class Latents:
         return Latents(self.values[kept], pattern, self.shape, gate)
 
     def put(self, row: Int[Tensor, " m"], ids: Int[Tensor, " m"], values: Float[Tensor, " m"]) -> "Latents":
-        """Set latents at flat places, whether they were active or not. Later entries win."""
+        """Set latents at flat places, whether they were active or not. Later entries win.
+
+        Of gated latents the entries that are set are let through whole, the others keep their gates.
+        """
         key_old, key_new = self.rows * self.n_latents + self.ids, row * self.n_latents + ids
         untouched = ~torch.isin(key_old, key_new)
         keys = torch.cat([key_old[untouched], key_new])
         vals = torch.cat([self.values[untouched], values.to(self.values)])
+        gate = None if self.gate is None else torch.cat([self.gate[untouched], torch.ones_like(values).to(self.gate)])
         order = torch.argsort(keys, stable=True)
-        keys, vals = keys[order], vals[order]
+        keys = keys[order]
         last = torch.ones_like(keys, dtype=torch.bool)
         last[:-1] = keys[1:] != keys[:-1]
-        return self._from_keys(keys[last], vals[last])
+        kept = order[last]
+        return self._from_keys(keys[last], vals[kept], None if gate is None else gate[kept])
 
     def minus(self, other: "Latents") -> "Latents":
-        """Sparse difference; entries that cancel exactly are dropped, so a no-op edit leaves nothing."""
+        """Sparse difference; entries that cancel exactly are dropped, so a no-op edit leaves nothing.
+
+        The gate of an entry is that of these latents, or of the other's where these have none; ungated ones count as 1.
+        """
         keys = torch.cat([self.rows * self.n_latents + self.ids, other.rows * self.n_latents + other.ids])
         unique, where = keys.unique(return_inverse=True)
         left, right = (torch.zeros(len(unique), dtype=z.values.dtype, device=keys.device) for z in (self, other))
@@ -213,13 +221,19 @@ class Latents:
         left = left.index_put((where[:n],), self.values, accumulate=True)
         right = right.index_put((where[n:],), other.values, accumulate=True)
         changed = left != right
-        return self._from_keys(unique[changed], (left - right)[changed])
+        gate = None
+        if self.gate is not None or other.gate is not None:
+            gate = torch.ones_like(left)
+            for z, at in ((other, where[n:]), (self, where[:n])):
+                gate[at] = 1.0 if z.gate is None else z.gate.to(gate)
+            gate = gate[changed]
+        return self._from_keys(unique[changed], (left - right)[changed], gate)
 
-    def _from_keys(self, keys: Tensor, values: Tensor) -> "Latents":
+    def _from_keys(self, keys: Tensor, values: Tensor, gate: Tensor | None) -> "Latents":
         row, ids = keys // self.n_latents, keys % self.n_latents
         counts = torch.bincount(row, minlength=len(self.offsets) - 1)
         offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-        return Latents(values, Pattern(ids, offsets, self.n_latents), self.shape)
+        return Latents(values, Pattern(ids, offsets, self.n_latents), self.shape, gate)
 
     def dense(self, max_bytes: int = 1 << 30) -> Float[Tensor, "*places L"]:
         """All latents as one tensor. Raises TooLarge above `max_bytes`: decode, keep or restrict instead."""

@@ -6,17 +6,18 @@ Several read sites are concatenated into one x, several written sites into one y
 and its constraints.
 """
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, Self
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from understudy.core.dictionary import NO_CONTEXT, Acts, Context, Dictionary, DictionarySpec, Linearised, Sparsity
+from understudy.core.dictionary import NO_CONTEXT, Acts, Context, Dictionary, DictionarySpec, Group, Linearised
 from understudy.core.latents import Encoded, Latents, LinearPre, Pattern
-from understudy.core.records.errors import WrongShape
+from understudy.core.records.errors import UnderstudyError, WrongShape
 from understudy.core.site import Site
+from understudy.core.sparsity import Also, Norms, Plain, Sparsity
 
 Widths = Mapping[Site, int]
 
@@ -31,6 +32,8 @@ class LinearDictionary(Dictionary):
     kind: ClassVar[str] = "linear"
     subtracts_b_dec: ClassVar[bool] = False
     """True if the encoder reads `x - b_dec` (an SAE: d_in = d_out)."""
+    spans: ClassVar[Literal["site", "sites", "part", "parts"]] = "site"
+    """What one group covers of the sites or parts that training is asked for: each alone, or all of them together."""
 
     def __init__(
         self,
@@ -63,6 +66,18 @@ class LinearDictionary(Dictionary):
         for name, default in plain.items():
             self.register_buffer(name, arrays.get(name, default.to(self.W_enc)).detach().clone())
         self.sparsity = sparsity
+
+    @classmethod
+    def start(
+        cls, reads: Sequence[Site], writes: Sequence[Site], n_latents: int, sparsity: Sparsity, sample: Acts, seed: int
+    ) -> Self:
+        """Begin training: `sample` holds activations at the sites. Raises BadActivations."""
+        raise UnderstudyError(f"{cls.__name__} is fitted, not trained.")
+
+    @classmethod
+    def group(cls, members: "Sequence[LinearDictionary]", sample: Acts) -> Group:
+        """Members that are trained together, as a group at its starting point."""
+        return Group(members)
 
     W_enc: nn.Parameter
     b_enc: nn.Parameter
@@ -140,7 +155,7 @@ class LinearDictionary(Dictionary):
             assert self.b_dec is not None
             arrays = {"W_enc": self.W_enc, "b_enc": self.b_enc * s, "W_dec": self.W_dec}
             arrays["b_dec"] = self.b_dec * s + self.in_center
-            return self._like(arrays, self.sparsity_scaled(s))
+            return self._like(arrays, self.sparsity.scaled(s))
         W_enc = self.W_enc / s_in
         arrays = {"W_enc": W_enc, "b_enc": self.b_enc - W_enc @ self.in_center, "W_dec": self.W_dec * s_out}
         b_dec = (self.b_dec if self.b_dec is not None else torch.zeros_like(s_out)) * s_out + self.out_center
@@ -151,17 +166,13 @@ class LinearDictionary(Dictionary):
             arrays["b_dec"] = b_dec
         return self._like(arrays, self.sparsity)
 
-    def sparsity_scaled(self, factor: Tensor) -> Sparsity:
-        """The sparsity rule when every pre-activation is multiplied by `factor` > 0."""
-        scaled = getattr(self.sparsity, "scaled", None)
-        return self.sparsity if scaled is None else scaled(factor)
-
     def _like(self, arrays: Mapping[str, Tensor], sparsity: Sparsity) -> Self:
         reads = dict(zip(self.reads, self.d_reads, strict=True))
         writes = dict(zip(self.writes, self.d_writes, strict=True))
         new = type(self).__new__(type(self))
         LinearDictionary.__init__(new, reads, writes, sparsity, arrays)
         new.is_oracle = self.is_oracle
+        new.train(self.training)
         return new
 
     def with_sparsity(self, sparsity: Sparsity) -> Self:
@@ -175,17 +186,36 @@ class LinearDictionary(Dictionary):
     def thresholded(self, acts: Acts) -> Self:
         """Per-latent thresholds at which each latent fires as often on `acts` as it did under its rule.
 
+        Exact where latents do not compete (JumpReLU, Gated, ReLU), whatever `acts` are. Otherwise:
         The threshold of a latent kept at m of the given places lies halfway between its m-th and (m+1)-th largest
         pre-activation there, and at least at 0; one that was never kept lies just above its maximum (silent there).
         """
         if self.sparsity.is_thresholded:
-            return self
-        from_pre = getattr(self.sparsity, "as_threshold", None)
-        if from_pre is None:
-            raise WrongShape(f"{type(self.sparsity).__name__} does not say how to become thresholds.")
+            plain = self.sparsity.plain()
+            return self if plain is None else self._like(self._adjusted(plain), plain.rule.to(self.W_enc.device))
         pre = self.pre(acts)
         kept = self.sparsity(pre).fires()
-        return self.with_sparsity(from_pre(matching_thresholds(pre, kept)))
+        return self.with_sparsity(self.sparsity.as_threshold(matching_thresholds(pre, kept)))
+
+    def _adjusted(self, plain: Plain) -> dict[str, Tensor]:
+        """Arrays whose pre-activations are `scale * pre + shift`."""
+        arrays = self.arrays()
+        if plain.scale is not None:
+            arrays["W_enc"], arrays["b_enc"] = plain.scale[:, None] * arrays["W_enc"], plain.scale * arrays["b_enc"]
+        if plain.shift is not None:
+            arrays["b_enc"] = arrays["b_enc"] + plain.shift
+        return arrays
+
+    def penalty(
+        self, encoded: Encoded, norms: Norms, dead: Bool[Tensor, " L"] | None, done: float
+    ) -> dict[str, Float[Tensor, ""]]:
+        return self.sparsity.penalty(encoded, norms, dead, done)
+
+    def also(self, encoded: Encoded) -> list[Also]:
+        return self.sparsity.also(encoded)
+
+    def after_step(self) -> None:
+        self.sparsity.after_step()
 
     def spec(self) -> DictionarySpec:
         settings: dict[str, Any] = {"sparsity": self.sparsity.settings()}
@@ -222,9 +252,12 @@ class RestrictedLinear(Dictionary):
     def __init__(self, whole: LinearDictionary, ids: Int[Tensor, " m"]) -> None:
         super().__init__()
         ids = ids.sort().values
-        self.reads, self.writes, self.n_latents, self.ids = whole.reads, whole.writes, whole.n_latents, ids
+        self.reads, self.writes, self.n_latents = whole.reads, whole.writes, whole.n_latents
+        self.register_buffer("ids", ids)
         arrays = {k: v[ids] if k in ("W_enc", "b_enc", "W_dec") else v for k, v in whole.arrays().items()}
         self.part = whole._like(arrays, whole.sparsity.restrict(ids))
+
+    ids: Tensor
 
     def _renumber(self, z: Latents) -> Latents:
         return Latents(z.values, Pattern(self.ids[z.ids], z.offsets, self.n_latents), z.shape)

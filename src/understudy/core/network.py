@@ -1,9 +1,9 @@
 """Network: a module, its inputs, where its sites are and what its behaviour is. One adapter file for each family."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from jaxtyping import Float
@@ -11,10 +11,16 @@ from torch import Tensor, nn
 
 from understudy.core import costs
 from understudy.core.batch import Batch, Sequences
-from understudy.core.records.errors import ActivationOverwritten, SiteError, UnknownName, WrongShape
+from understudy.core.records.errors import (
+    ActivationOverwritten,
+    SiteError,
+    UnderstudyError,
+    UnknownName,
+    WrongShape,
+)
 from understudy.core.records.metric import NotMeasured
 from understudy.core.site import Site
-from understudy.core.tap import Tap
+from understudy.core.tap import Tap, find, get
 
 Calls = Literal["once", "time", "depth"]
 
@@ -41,6 +47,14 @@ class Layout:
         order = self._order()
         inverse = [order.index(i) for i in range(len(order))]
         return rows.permute(inverse)
+
+    @property
+    def position_axis(self) -> int | None:
+        """The axis of `rows` along which a sequence runs, None where there is none."""
+        if "row" in self.axes:
+            return 1
+        inner = [a for a in self.axes if a not in ("batch", "d")]
+        return next((1 + inner.index(a) for a in ("pos", "time") if a in inner), None)
 
     def _order(self) -> list[int]:
         first = [i for i, a in enumerate(self.axes) if a == "batch"]
@@ -94,12 +108,13 @@ class Network:
         self.module, self.name = module.eval().requires_grad_(False), name
         self._clone: set[Site] = set()
         self._layouts: dict[Site, Layout] = {}
+        self._same: dict[tuple[Site, ...], list[tuple[Site, Site]]] = {}
 
     # -- to override ------------------------------------------------------------------------------------------------
 
     def example(self) -> Batch:
         """A tiny valid batch (at least 2 sequences of at least 3 places) for probing shapes and call counts."""
-        raise NotImplementedError
+        raise self._unwritten("example(self) -> Batch", "a tiny valid batch to probe shapes with")
 
     def named_sites(self) -> tuple[NamedSite, ...]:
         """Sites with short names, in the order of the forward pass."""
@@ -134,11 +149,16 @@ class Network:
 
     def divergence(self, a: Any, b: Any, batch: Batch) -> Float[Tensor, "batch ..."]:
         """How far output b is from output a at each place; for categorical outputs KL(a || b) in nats."""
-        raise NotImplementedError
+        raise self._unwritten("divergence(self, a, b, batch) -> Tensor", "how far two outputs are apart at each place")
 
     def choice(self, output: Any) -> Tensor | NotMeasured:
         """The discrete choice at each place (top-1 token, action, class), where there is one."""
         return NotMeasured(not_measured=f"{self.name} makes no discrete choice")
+
+    def scores(self, output: Any) -> Float[Tensor, "batch *places n_outputs"]:
+        """One number for each possible output (logits, action values); by default the first floating tensor."""
+        path = find(output, Site("", "out"), self.module)
+        return get(output, path)
 
     divergence_unit: str = "nats"
     tokenizer: Any = None
@@ -147,10 +167,16 @@ class Network:
     """Longest sequence the network was made for."""
     vocab_size: int = 0
     """Number of token ids, for networks that have them."""
+    opening: int | None = None
+    """Token id that every row of text should begin with (beginning of sequence). None: rows begin anywhere."""
 
     def sequences(self, split: str) -> Sequences | None:
         """What a network without a tokenizer runs on, for split "train" and "held_out". None: it reads text."""
         return None
+
+    def n_before(self, inputs: Mapping[str, Any]) -> int:
+        """How many places of the sequence came before this forward pass and are only in a cache; 0 without one."""
+        return 0
 
     def generate(self, prompts: Tensor, n_new: int, seed: int) -> Tensor | NotMeasured:
         """Prompts [batch, pos] continued by n_new tokens; the same seed gives the same random numbers."""
@@ -162,6 +188,12 @@ class Network:
 
     # -- implemented once -------------------------------------------------------------------------------------------
 
+    def _unwritten(self, method: str, what: str) -> UnderstudyError:
+        return UnderstudyError(
+            f"{type(self).__name__} has no {method.partition('(')[0]}: write the method {method}, {what}, or wrap the "
+            "module with AnyModule, which takes it as an argument. See docs/guide/own-network.md."
+        )
+
     def forward(self, batch: Batch) -> Any:
         """The module's own output."""
         return self.module(**batch.inputs)
@@ -171,7 +203,13 @@ class Network:
 
     @property
     def device(self) -> torch.device:
+        """Where the module is, and so where batches go. A module in several places: where its first parameter is."""
         return next((p.device for p in self.module.parameters()), torch.device("cpu"))
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move the module; returns the network."""
+        self.module.to(device)
+        return self
 
     def layout(self, site: Site) -> Layout:
         """Axes, width and call count of a site, found by one probe forward. Raises for sites that do not exist."""
@@ -204,6 +242,25 @@ class Network:
             elif calls == "depth":
                 raise SiteError(f"{site} is called {len(values)} times in depth: name the layer, e.g. {site}#0.")
             self._layouts[site] = Layout(axes, values[0].shape[axes.index("d")], calls, len(values))
+
+    @torch.no_grad()
+    def same_tensor(self, sites: Iterable[Site]) -> list[tuple[Site, Site]]:
+        """Pairs of sites that are two names of one tensor, such as a block's output and the next one's input.
+
+        Found by identity of memory in one forward pass on the example.
+        """
+        inside = tuple(dict.fromkeys(s for s in sites if not s.is_input))
+        if inside not in self._same:
+            seen: dict[tuple[int, int, int], Site] = {}
+            self._same[inside] = []
+            with suppress(ActivationOverwritten), Tap(self.module, inside) as tap:
+                self.forward(self.example())
+                for site in inside:
+                    for value in tap.calls(site):
+                        first = seen.setdefault((value.data_ptr(), value.numel(), value._version), site)
+                        if first != site:
+                            self._same[inside].append((first, site))
+        return self._same[inside]
 
     def record(self, batch: Batch, reads: Iterable[Site], *, stop: bool = True) -> dict[Site, Tensor]:
         """Activations at `reads`, each [batch, *places, d], from one forward pass that ends at the last of them.

@@ -13,7 +13,7 @@ from understudy.core.batch import Batch
 from understudy.core.dictionary import Context, Dictionary, Group, check_writes
 from understudy.core.latents import Latents
 from understudy.core.network import Network
-from understudy.core.records.errors import AcausalReplacement, NeedsRecording, UnknownName, WrongShape
+from understudy.core.records.errors import AcausalReplacement, AmbiguousWrite, NeedsRecording, UnknownName, WrongShape
 from understudy.core.site import Site
 
 EditLatents = Callable[[Latents], Latents]
@@ -67,14 +67,30 @@ class Replacement:
     """Groups of dictionaries in a network's place.
 
     Everything kept with measured errors equals the network to rounding. Raises AmbiguousWrite if two groups write one
-    site, AcausalReplacement if a dictionary must write before it has read, NeedsRecording for policies that lack one.
+    site, under one name or two; AcausalReplacement if a dictionary must write before it has read; NeedsRecording for
+    policies that lack one.
     """
 
-    def __init__(self, network: Network, groups: Sequence[Group]) -> None:
+    def __init__(self, network: Network, groups: Sequence[Group], skip_first: int = 0) -> None:
+        """skip_first: places at the start of every sequence that keep the network's own activations, whatever the
+        batch's mask says; where a cache holds earlier places, the sequence does not start anew."""
         check_writes(groups)
-        self.network, self.groups = network, tuple(groups)
+        self.network, self.groups, self.skip_first = network, tuple(groups), skip_first
+        self._check_names()
         self.sites = tuple(dict.fromkeys(s for g in groups for s in (*g.reads, *g.writes)))
         network.probe(self.sites)
+
+    def _check_names(self) -> None:
+        """Raises AmbiguousWrite for two groups that write one tensor under two names."""
+        if len(self.groups) < 2:
+            return
+        owner = {site: group for group in self.groups for site in group.writes}
+        for first, second in self.network.same_tensor(owner):
+            if owner[first] is not owner[second]:
+                raise AmbiguousWrite(
+                    f"{first} and {second} are two names of one tensor, and two groups write it: the later would undo "
+                    "the earlier. Leave one out, or put dictionaries that are summed into one Group at one site."
+                )
 
     def run(
         self,
@@ -83,7 +99,7 @@ class Replacement:
         recording: Recording | None = None,
         edits: Mapping[Dictionary, EditLatents] | None = None,
     ) -> Run:
-        """One forward pass with the groups in place. Padded places keep the network's own activations."""
+        """One forward pass with the groups in place. Places that do not count keep the network's own activations."""
         if policy.needs_recording and recording is None:
             raise NeedsRecording(
                 "this policy adds errors measured on a clean pass: pass recording=replacement.record(batch)."
@@ -168,6 +184,8 @@ class _Pass:
     edits: Mapping[Dictionary, EditLatents]
     mask: Tensor | None
     inputs: Mapping[str, Tensor] = field(default_factory=dict)
+    skip: int = 0
+    """Places at the start of this forward pass that keep the network's own activations."""
     seen: dict[tuple[int, Site, int], Tensor] = field(default_factory=dict)
     latents: dict[tuple[Dictionary, int], Latents] = field(default_factory=dict)
     changes: dict[tuple[Dictionary, int], Latents] = field(default_factory=dict)
@@ -175,6 +193,8 @@ class _Pass:
 
     def begin(self, inputs: Mapping[str, Tensor]) -> None:
         self.inputs = inputs
+        first = self.of.skip_first
+        self.skip = max(0, first - self.of.network.n_before(inputs)) if first else 0
         self.seen.clear()
         self.latents.clear()
         self.changes.clear()
@@ -199,12 +219,28 @@ class _Pass:
         for i, group in enumerate(self.of.groups):
             if site in group.writes:
                 self.seen[i, site, call] = raw
-                mask = self.mask[:, n] if over_time and self.mask is not None else self.mask
+                mask = self._mask(site, raw, n if over_time else None)
                 new = _masked(mask, self._new_value(i, group, site, call, raw), raw)
         for i, group in enumerate(self.of.groups):
             if site in group.reads and site not in group.writes:
                 self.seen[i, site, call] = new
         return value if new is raw else network.value(site, new)
+
+    def _mask(self, site: Site, raw: Tensor, step: int | None) -> Tensor | None:
+        """The places of one call that are written to; step: its place, where calls are places."""
+        mask = self.mask if self.mask is None or step is None else self.mask[:, step]
+        if self.skip == 0 or (step is not None and step >= self.skip):
+            return mask
+        if mask is None:
+            mask = torch.ones(raw.shape[:-1], dtype=torch.bool, device=raw.device)
+        if step is not None:
+            return torch.zeros_like(mask)
+        axis = self.of.network.layout(site).position_axis
+        if axis is None:
+            raise WrongShape(f"skip_first={self.of.skip_first}, but {site} has no axis of positions: set it to 0.")
+        mask = mask.clone()
+        mask.narrow(axis, 0, min(self.skip, mask.shape[axis])).fill_(False)
+        return mask
 
     def _new_value(self, i: int, group: Group, site: Site, call: int, raw: Tensor) -> Tensor:
         writers = group.writers(site)
@@ -267,12 +303,12 @@ class _Pass:
 
 
 def _masked(mask: Tensor | None, new: Tensor, raw: Tensor) -> Tensor:
-    """The new value at real places, the network's own at padded ones."""
+    """The new value at places that count, the network's own at the others."""
     if new is raw or mask is None or bool(mask.all()):
         return new
     if mask.shape != raw.shape[:-1]:
         raise WrongShape(
-            f"a mask of {tuple(mask.shape)} does not say which of the places {tuple(raw.shape[:-1])} are real: leave "
+            f"a mask of {tuple(mask.shape)} does not say which of the places {tuple(raw.shape[:-1])} count: leave "
             "padded sequences out, or pass a mask with the site's places."
         )
     return torch.where(mask[..., None], new.to(raw.dtype), raw)

@@ -15,6 +15,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -225,6 +226,34 @@ def disk_full(target: Path) -> Iterator[None]:
             f"no space left while writing {target}. What was saved before is whole: free some space and continue "
             "with --resume."
         ) from None
+
+
+def write_folder(final: Path, make: Callable[[Path], Any]) -> None:
+    """`make(temporary folder)` fills a new folder, whose files are synced and which is then renamed to `final`.
+
+    Raises BadFolder if something is there already or nothing can be written there, DiskFull; nothing is then left.
+    """
+    if final.is_file() or (final.is_dir() and any(final.iterdir())):
+        raise BadFolder(f"{final} exists already and is never written over. Choose another --out, or remove it.")
+    aside = None
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{final.name}.", suffix=".tmp", dir=final.parent))
+        aside.chmod(0o755)
+        make(aside)
+        for path in aside.iterdir():
+            path.chmod(0o644)
+            _sync(path)
+        _sync(aside)
+        os.rename(aside, final)
+        _sync(final.parent)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise DiskFull(f"no space left while writing {final}. Free some space and write it again.") from None
+        raise BadFolder(f"cannot write to {final}: {error.strerror}.") from None
+    finally:
+        if aside is not None:
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def _sync(path: Path) -> None:

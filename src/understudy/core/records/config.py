@@ -37,7 +37,7 @@ class Config(BaseModel):
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML mapping. Raises BadInput with the line where it breaks."""
     try:
-        values = yaml.safe_load(Path(path).read_text())
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise BadInput(f"cannot read the configuration {path}: {error.strerror}.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -16,6 +16,8 @@ class Replaced(Record):
     share_of_compute: float
     """Of the FLOPs of one forward pass."""
     still_original: list[str]
+    skip_first: int = 0
+    """Places at the start of each sequence where the network's own activations stay and nothing is scored."""
 
 
 class DictionaryRow(Record):
@@ -30,6 +32,8 @@ class DictionaryRow(Record):
     l0: Metric
     dead: Metric
     shrinkage: Metric
+    largest_norm: Metric = NotMeasured(not_measured="not looked at")
+    """The largest norm of an activation over the median norm, places that do not count included."""
     density: tuple[int, ...] = ()
     """Histogram of log10(firing rate) of live latents over the bins of `density_edges`."""
     density_edges: tuple[float, ...] = ()
@@ -82,6 +86,9 @@ class Slice(Record):
     """The same figures on a labelled share of the places."""
 
     name: str
+    """The label."""
+    column: str = "kind"
+    """What it is a label of: a column of the data, or `kind`, what the predicted token is to Python."""
     share: float
     """Of the scored places."""
     loss_clean: Metric
@@ -136,6 +143,8 @@ class Scorecard(Record):
     """Loss of interpolated n-gram models on the same places, by order."""
     ngram_tokens: int = 0
     """Tokens of the run's training split that the n-gram models were counted on."""
+    warnings: tuple[str, ...] = ()
+    """What a reader must know before any figure, such as a dictionary that does worse than a constant."""
     thresholds: dict[str, dict[str, float | None]] = Field(default_factory=dict)
     """Before and after the conversion to per-latent thresholds: fvu, l0, delta_loss."""
 

@@ -6,6 +6,8 @@ from understudy.core.records.metric import Measured, Metric
 from understudy.core.records.scorecard import Scorecard
 
 WIDTH = 100
+MASSIVE = 20
+"""Medians from which the largest norm is worth a line."""
 
 
 def summary(card: Scorecard) -> str:
@@ -23,9 +25,10 @@ def figure(metric: Metric, digits: int = 3) -> str:
     """A value with its interval, short; the reason where it was not measured."""
     if not isinstance(metric, Measured):
         return f"not measured: {metric.not_measured}"
+    form = f".{digits}f" if abs(metric.value) < 1e6 else ".2g"
     if metric.low == metric.high:
-        return f"{metric.value:.{digits}f}"
-    return f"{metric.value:.{digits}f} [{metric.low:.{digits}f}, {metric.high:.{digits}f}]"
+        return f"{metric.value:{form}}"
+    return f"{metric.value:{form}} [{metric.low:{form}}, {metric.high:{form}}]"
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
@@ -57,12 +60,26 @@ def _headline(card: Scorecard) -> str:
     over = f"{card.units} documents" if card.units < card.sequences else "sequences"
     lines = [
         f"The understudy of {card.network} on {card.data}",
+        *(f"WARNING: {text}" for text in card.warnings),
         _wrapped(f"replaced ({shares})", r.modules or ["no module"]),
         _wrapped("rewritten, its module still running", r.rewritten) if r.rewritten else "",
         _wrapped("still original", r.still_original),
+        f"still original and not scored: the first {_places(r.skip_first)} of every sequence" if r.skip_first else "",
+        _massive(card),
         f"{card.sequences} sequences, {card.places:,} scored places; intervals are 95%, over {over}",
     ]
     return "\n".join(line for line in lines if line)
+
+
+def _places(n: int) -> str:
+    return "place" if n == 1 else f"{n} places"
+
+
+def _massive(card: Scorecard) -> str:
+    """The site with the most massive activations, where there are any."""
+    norms = [(d.largest_norm, d.name or d.site) for d in card.dictionaries]
+    value, site = max(((m.value, site) for m, site in norms if isinstance(m, Measured)), default=(0.0, ""))
+    return f"massive activations: the largest norm at {site} is {value:.0f} x the median" if value >= MASSIVE else ""
 
 
 def _behaviour(card: Scorecard) -> str:
@@ -79,7 +96,7 @@ def _behaviour(card: Scorecard) -> str:
         ("recovered of position-mean ablation", b.recovered.position_mean, ""),
         ("recovered of resample ablation", b.recovered.resample, ""),
         ("as good as an n-gram of order", b.equivalent_ngram, ""),
-        ("equivalent compute", b.equivalent_compute, ""),
+        ("equivalent compute", b.equivalent_compute, "FLOPs"),
         ("drift of the text it writes", card.rollout.delta_loss, "nats"),
     ]
     pad = max(len(name) for name, *_ in rows) + 2
@@ -120,15 +137,19 @@ def _dictionaries(card: Scorecard) -> str:
 
 
 def _slices(card: Scorecard) -> str:
-    """Largest contribution to the delta loss first."""
-    measured = [s for s in card.slices if isinstance(s.delta_loss, Measured)]
-    if not measured:
-        return ""
-    rows = [
-        [s.name, f"{s.share:.1%}", figure(s.loss_clean), figure(s.delta_loss)]
-        for s in sorted(measured, key=lambda s: -_value(s.delta_loss) * s.share)
-    ]
-    return table(["kind of token", "share", "loss of the network", "delta loss"], rows)
+    """A table for each column, largest contribution to the delta loss first."""
+    tables = []
+    for column in dict.fromkeys(s.column for s in card.slices):
+        own = [s for s in card.slices if s.column == column]
+        measured = [s for s in own if isinstance(s.delta_loss, Measured)]
+        measured.sort(key=lambda s: -_value(s.delta_loss) * s.share)
+        rows = [[s.name, f"{s.share:.1%}", figure(s.loss_clean), figure(s.delta_loss)] for s in measured]
+        name = "kind of token" if column == "kind" else column
+        shown = [table([name, "share", "loss of the network", "delta loss"], rows)] if rows else []
+        missing = [f"{s.name} ({s.share:.1%})" for s in own if s not in measured]
+        shown += [_wrapped(f"{name}, not measured", missing)] if missing else []
+        tables.append("\n".join(shown))
+    return "\n\n".join(tables)
 
 
 def _value(metric: Metric) -> float:
