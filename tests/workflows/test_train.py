@@ -6,6 +6,7 @@ import torch
 from understudy.core.dictionary import DictionarySpec, Group
 from understudy.core.records.artifact import RunFolder
 from understudy.core.records.errors import (
+    AcausalReplacement,
     BadActivations,
     BadData,
     BadFolder,
@@ -36,6 +37,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:multiprocessing")
         ("sae", "resid.1,mlp_out.2", 2, 1),
         ("transcoder", "mlp", 4, 1),
         ("transcoder", "attn.1", 1, 1),
+        ("skip_transcoder", "mlp.1", 1, 1),
         ("crosscoder", "resid.*", 1, 4),
         ("clt", "mlp", 1, 4),
     ],
@@ -66,6 +68,92 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(small, tmp_pa
     assert not torch.equal(a, c)
 
 
+SHORT = {"tokens": 8000, "batch": 128, "sites": "mlp.1"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"sparsity": "jumprelu"},
+        {"sparsity": "gated", "kind": "clt", "l1": 0.1},
+        {"sparsity": "relu", "kind": "skip_transcoder", "l1": 0.1, "dead": "resample"},
+        {"sparsity": "groupmax", "objective": "kl"},
+        {"sparsity": "batch_topk", "kind": "sae", "sites": "resid.1", "objective": "matryoshka"},
+        {"sparsity": "multi_topk", "objective": "loss", "local_weight": 1.0, "dead": "none"},
+    ],
+    ids=lambda change: " ".join(map(str, change.values())),
+)
+def test_rules_objectives_and_cures_train_together_and_end_in_thresholds(small, change):
+    """No weight of one run is like another's, and all of them lower what they set out to lower."""
+    made = train(TrainConfig(**{**small, **SHORT, **change}))
+    lines = made.folder.metrics()
+    for name in lines[0]["groups"]:
+        first, last = (line["groups"][name] for line in (lines[0], lines[-1]))
+        aim = change.get("objective", "fvu") if change.get("objective") in ("kl", "loss") else "fvu"
+        assert last[aim] < first[aim]
+    for mine, saved in zip(made.groups, open_run(small["out"]).groups, strict=True):
+        assert all(m.sparsity.name == "threshold" for m in saved.members)
+        for name, value in mine.state_dict().items():
+            assert torch.equal(value, saved.state_dict()[name])
+
+
+def test_objectives_change_what_is_learned(small, tmp_path):
+    found = []
+    for i, objective in enumerate(("local", "matryoshka", "kl")):
+        values = {**small, **SHORT, "objective": objective, "out": tmp_path / str(i), "tokens": 1000}
+        found.append(train(TrainConfig(**values)).groups[0].members[0].W_enc)
+    assert not torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+
+
+@pytest.mark.parametrize("objective", ["local", "kl"])
+def test_sequences_are_served_from_where_a_run_was_stopped(small, tmp_path, objective):
+    """End to end, too: stopped and resumed ends in the weights of a run that went through."""
+    values = {**small, **SHORT, "objective": objective, "checkpoint_s": 0.0, "sparsity": "jumprelu"}
+    whole = train(TrainConfig(**{**values, "out": tmp_path / "whole"}))
+    train(TrainConfig(**values))
+    folder = RunFolder(small["out"])
+    (small["out"] / "groups.json").unlink()
+    folder.drop_checkpoint(folder.checkpoints()[-1])
+    resumed = train(TrainConfig(out=small["out"], resume=True))
+    for a, b in zip(whole.groups, resumed.groups, strict=True):
+        assert all(torch.equal(v, b.state_dict()[k]) for k, v in a.state_dict().items())
+    assert whole.folder.metrics() == resumed.folder.metrics()
+
+
+MINE = """
+from understudy.dictionaries import Transcoder
+from understudy.sparsity import TopK
+
+class Mine(Transcoder):
+    kind = "mine"
+
+class Rule(TopK):
+    name = "mine"
+
+    @classmethod
+    def start(cls, n_latents, k):
+        return cls(k)
+"""
+
+
+def test_your_own_class_trains_by_its_path_and_is_opened_only_when_asked(small, tmp_path, monkeypatch):
+    (tmp_path / "my_lab_of_tests.py").write_text(MINE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    own = {"kind": "my_lab_of_tests.Mine", "sparsity": "my_lab_of_tests.Rule"}
+    made = train(TrainConfig(**{**small, **SHORT, "sites": "mlp.1,mlp.2", "tokens": 1000, **own}))
+    assert type(made.groups[0].members[0]).__name__ == "Mine"
+    with pytest.raises(BadInput, match=r"made with my_lab_of_tests\.Mine, which is code of yours.*code=True"):
+        load_groups(made.folder)
+    (saved, _) = load_groups(made.folder, code=True)
+    assert type(saved.members[0]) is type(made.groups[0].members[0])
+    assert torch.equal(saved.members[0].W_enc, made.groups[0].members[0].W_enc)
+    with pytest.raises(BadInput, match=r"not run unasked: add --kind my_lab_of_tests\.Mine"):
+        train(TrainConfig(out=small["out"], resume=True))
+    assert len(train(TrainConfig(out=small["out"], resume=True, **own)).groups) == 2
+
+
 def test_batch_topk_ends_in_thresholds_with_the_same_mean_l0(small):
     made = train(TrainConfig(**{**small, "sparsity": "batch_topk"}))
     for conversion in made.conversion.values():
@@ -85,6 +173,25 @@ def test_batch_topk_ends_in_thresholds_with_the_same_mean_l0(small):
         ({"k": 0}, BadInput, "at least 1"),
         ({"lr": -1.0}, BadInput, "lr=-1"),
         ({"lr": float("nan")}, BadInput, "lr=nan"),
+        ({"sparsity": "topq"}, UnknownName, "topk"),
+        ({"sparsity": "threshold"}, UnknownName, "not a known sparsity rule to train with"),
+        ({"sparsity": "relu", "l1": -0.1}, BadInput, r"l1=-0\.1: it must be a number 0 or above"),
+        ({"sparsity": "gated", "l1": float("nan")}, BadInput, "l1=nan"),
+        ({"sparsity": "jumprelu", "target_l0": 65.0}, BadInput, r"target_l0=65\.0 is more than the 64 latents"),
+        ({"sparsity": "jumprelu", "bandwidth": 0.0}, BadInput, "bandwidth=0"),
+        ({"sparsity": "jumprelu", "l0_penalty": "step", "target_l0": 3.0}, BadInput, "belongs to the quadratic"),
+        ({"sparsity": "groupmax", "k": 7}, BadInput, "64 latents do not fall into 7 groups"),
+        ({"l1": 0.1}, BadInput, "--l1 means nothing to topk; of the rules here gated, relu take it"),
+        ({"objective": "locl"}, UnknownName, "local"),
+        ({"objective": "matryoshka", "prefixes": "16,16,16"}, BadInput, "n_latents=64; these add up to 48"),
+        ({"objective": "matryoshka", "prefixes": "16,x"}, BadInput, "write sizes of groups, e.g. 64,64,128,256"),
+        ({"objective": "matryoshka", "prefixes": "65,-1"}, BadInput, "must be 1 or more"),
+        ({"prefixes": "32,32"}, BadInput, "belong to --objective matryoshka, not to local"),
+        ({"local_weight": 0.5}, BadInput, "local is local by itself"),
+        ({"kind": "crosscoder", "sites": "resid.*", "objective": "kl"}, AcausalReplacement, "Crosscoder must write"),
+        ({"kind": "my_lab.sae.MySAE"}, UnknownName, "there is no Python module 'my_lab'"),
+        ({"kind": "pathlib.Path"}, BadInput, "pathlib.Path is not a LinearDictionary"),
+        ({"sparsity": "pathlib.Pth"}, UnknownName, "Path"),
         ({"ema": 1.0}, BadInput, "ema"),
         ({"k_aux": -1}, BadInput, "k_aux=-1"),
         ({"seed": -1}, BadInput, "seed=-1"),

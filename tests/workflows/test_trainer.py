@@ -10,8 +10,12 @@ from understudy.core.records.errors import BadWeights, NonFiniteLoss
 from understudy.core.site import Site
 from understudy.dictionaries import SAE, CLTLayer, Transcoder, clt_group
 from understudy.objectives import LocalFVU
-from understudy.sparsity import BatchTopK, TopK
+from understudy.sparsity import BatchTopK, JumpReLU, TopK
+from understudy.workflows._training.build import KINDS
+from understudy.workflows._training.resample import Resample
+from understudy.workflows._training.rules import TRAINED, rule_maker
 from understudy.workflows._training.trainer import Schedule, Trainer
+from understudy.workflows.train import TrainConfig
 
 OUT, LATER = Site("out"), Site("later")
 SITES = (SITE, OUT, LATER)
@@ -188,3 +192,122 @@ def test_the_schedule_rises_holds_and_falls_to_0():
     assert [schedule(x) for x in (0.05, 0.1, 0.3, 0.5, 0.75, 1.0, 1.1)] == pytest.approx([1, 2, 2, 2, 1, 0, 0])
     flat = Schedule(2.0, warmup=0, decay=0)
     assert [flat(x) for x in (0, 0.5, 1)] == [2, 2, 2]
+
+
+# -- every kind and every rule ----------------------------------------------------------------------------------------
+
+
+def one(kind: str, rule: str) -> Trainer:
+    """A trainer of one group that revives latents while it goes, by the rule's and the kind's own starting point."""
+    sample = acts(0, 512)
+    reads, writes = {"site": ([SITE], [SITE]), "sites": ([SITE, OUT], [SITE, OUT]), "part": ([SITE], [OUT]),
+                     "parts": ([SITE], [OUT, LATER])}[KINDS[kind].spans]  # fmt: skip
+    config = TrainConfig(kind=kind, sparsity=rule, n_latents=48, k=4)
+    member = KINDS[kind].start(reads, writes, 48, rule_maker(config)(32, 32), sample, 0)
+    with torch.no_grad():
+        member.b_enc[:8] = -2
+    group = KINDS[kind].group([member], sample)
+    state = TrainingState({s: float(sample[s].var(0, correction=0).sum()) for s in group.writes})
+    return Trainer(
+        [group], LocalFVU(k_aux=8), [state], Schedule(1e-2), 40 * BATCH, 3 * BATCH, 0.9, Resample(5 * BATCH, seed=1)
+    )
+
+
+CASES = [("sae", rule) for rule in TRAINED] + [(kind, "jumprelu") for kind in KINDS if kind != "sae"]
+
+
+@pytest.mark.parametrize(("kind", "rule"), CASES)
+def test_every_kind_and_rule_continues_bit_for_bit(kind, rule, tmp_path):
+    """2N steps are N, a save, a load into another trainer and N more; what rules learn and their optimiser included."""
+    straight = one(kind, rule)
+    steps(straight, 0, 7)
+    straight.save(tmp_path, {})
+    resumed = one(kind, rule)
+    steps(resumed, 30, 31)
+    resumed.load(tmp_path)
+    steps(straight, 7, 14)
+    steps(resumed, 7, 14)
+    assert digest(resumed) == digest(straight)
+    learned = [n for n, _ in straight.groups[0].members[0].sparsity.named_parameters()]
+    fresh = one(kind, rule).groups[0].members[0].sparsity
+    for name in learned:
+        assert not torch.equal(getattr(fresh, name), getattr(straight.groups[0].members[0].sparsity, name)), name
+    assert len(straight._tensors("optimiser")) >= 3 * len(list(straight.groups[0].parameters()))
+
+
+def test_a_rule_says_how_fast_its_own_parameters_learn():
+    class Slow(JumpReLU):
+        lr_factor = 0.25
+
+    moved = {}
+    for cls in (JumpReLU, Slow):
+        rule = cls.start(n_latents=48, d_in=32, d_out=32, k=4)
+        before = rule.theta.detach().clone()
+        sae = SAE.start([SITE], [SITE], 48, rule, acts(0, 512), 0)
+        state = TrainingState({SITE: 30.0})
+        trainer = Trainer([Group([sae])], LocalFVU(), [state], Schedule(1e-2, 0, 0), 40 * BATCH, 10**9, 0.0)
+        W = sae.W_enc.detach().clone()
+        steps(trainer, 0, 1)
+        moved[cls] = ((rule.theta - before).abs().max().item(), (sae.W_enc - W).abs().max().item())
+    assert moved[JumpReLU][0] == pytest.approx(0.01, rel=1e-3)  # Adam's first step is the learning rate
+    assert moved[Slow][0] == pytest.approx(0.0025, rel=1e-3)
+    assert moved[Slow][1] == pytest.approx(moved[JumpReLU][1])
+
+
+# -- resampling -------------------------------------------------------------------------------------------------------
+
+
+def test_resampling_restarts_the_dead_alone_at_inputs_and_forgets_their_momentum():
+    trainer = one("sae", "gated")
+    trainer.resample = None
+    steps(trainer, 0, 4)
+    member, x = trainer.groups[0].members[0], acts(9)
+    silent = trainer.silent[0][0]
+    silent.zero_()
+    silent[:5] = trainer.dead_after
+    dead = torch.arange(48) < 5
+    before = {k: v.clone() for k, v in member.state_dict().items()}
+    assert Resample(1, seed=0)(trainer, x) == [5]
+    after = member.state_dict()
+    for name in ("W_enc", "b_enc", "W_dec", "sparsity.r_mag", "sparsity.b_mag"):
+        assert torch.equal(after[name][~dead], before[name][~dead]), name
+    inputs = torch.nn.functional.normalize(member.pre(x).x, dim=-1)
+    cosine = torch.nn.functional.normalize(member.W_enc[dead], dim=-1) @ inputs.T
+    torch.testing.assert_close(cosine.max(-1).values, torch.ones(5))
+    torch.testing.assert_close(
+        member.W_enc[dead].norm(dim=-1), 0.2 * before["W_enc"][~dead].norm(dim=-1).mean().expand(5)
+    )
+    torch.testing.assert_close(member.W_dec.norm(dim=-1), torch.ones(48))
+    assert not member.b_enc[dead].any()
+    assert not silent.any()
+    for name in ("W_enc", "b_enc", "W_dec"):
+        entry = trainer.optimisers[0].state[getattr(member, name)]
+        for moment in ("exp_avg", "exp_avg_sq"):
+            assert not entry[moment][dead].any()
+            assert entry[moment][~dead].any()
+
+
+def test_it_prefers_places_that_are_rebuilt_badly():
+    trainer, x = one("sae", "topk"), acts(9)
+    x[SITE][7] *= 30  # one place with nearly all the loss
+    trainer.silent[0][0][:20] = trainer.dead_after
+    Resample(1, seed=0)(trainer, x)
+    member = trainer.groups[0].members[0]
+    inputs = torch.nn.functional.normalize(member.pre(x).x, dim=-1)
+    chosen = (torch.nn.functional.normalize(member.W_enc[:20], dim=-1) @ inputs.T).argmax(-1)
+    assert int((chosen == 7).sum()) >= 19
+
+
+def test_it_is_due_at_every_multiple_until_the_rate_falls():
+    resample = Resample(100, seed=0)
+    due = [n for n in range(64, 1001, 64) if resample.due(n - 64, n, 1000)]
+    assert due == [128, 256, 320, 448, 512, 640]  # the first step at or behind 100, 200, ... 600
+
+
+def test_without_dead_latents_or_errors_nothing_changes():
+    trainer = one("sae", "topk")
+    steps(trainer, 0, 1)
+    trainer.silent[0][0].zero_()
+    before = digest(trainer)
+    assert Resample(1, seed=0)(trainer, acts(3)) == [0]
+    assert digest(trainer) == before

@@ -2,13 +2,14 @@
 MLP's output. One member a layer; the group owns the one bias of each written site."""
 
 from collections.abc import Sequence
-from typing import ClassVar, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 
-from understudy.core.dictionary import Acts, Group, Sparsity
+from understudy.core.dictionary import Acts, Group
 from understudy.core.linear import LinearDictionary
 from understudy.core.site import Site
+from understudy.core.sparsity import Sparsity
 from understudy.dictionaries._init import normalisation, unit_rows
 
 
@@ -16,6 +17,7 @@ class CLTLayer(LinearDictionary):
     """One layer of a cross-layer transcoder: reads one site, writes many, has no bias of its own."""
 
     kind: ClassVar[str] = "clt"
+    spans: ClassVar[Literal["site", "sites", "part", "parts"]] = "parts"
 
     @classmethod
     def start(
@@ -31,8 +33,12 @@ class CLTLayer(LinearDictionary):
         widths = [{s: sample[s].shape[-1] for s in sites} for sites in (reads, writes)]
         return cls(widths[0], widths[1], sparsity, arrays)
 
+    @classmethod
+    def group(cls, members: Sequence[LinearDictionary], sample: Acts) -> Group:
+        return clt_group(members, sample)
 
-def clt_group(layers: Sequence[CLTLayer], sample: Acts) -> Group:
+
+def clt_group(layers: Sequence[LinearDictionary], sample: Acts) -> Group:
     """Layers in forward order, summed, with one bias a site that starts at the site's geometric median."""
     sites = tuple(dict.fromkeys(s for layer in layers for s in layer.writes))
     return Group(layers, {s: normalisation(sample, [s]).center for s in sites})

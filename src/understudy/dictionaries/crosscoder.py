@@ -1,13 +1,14 @@
 """Acausal crosscoder: one set of latents for several sites (Lindsey et al. 2024, "Sparse Crosscoders")."""
 
 from collections.abc import Sequence
-from typing import ClassVar, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 
-from understudy.core.dictionary import Acts, Sparsity
+from understudy.core.dictionary import Acts
 from understudy.core.linear import LinearDictionary
 from understudy.core.site import Site
+from understudy.core.sparsity import Sparsity
 from understudy.dictionaries._init import normalisation, unit_rows
 
 
@@ -19,6 +20,7 @@ class Crosscoder(LinearDictionary):
     """
 
     kind: ClassVar[str] = "crosscoder"
+    spans: ClassVar[Literal["site", "sites", "part", "parts"]] = "sites"
 
     @classmethod
     def start(

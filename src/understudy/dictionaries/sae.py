@@ -5,9 +5,10 @@ from typing import ClassVar, Self
 
 import torch
 
-from understudy.core.dictionary import Acts, Sparsity
+from understudy.core.dictionary import Acts
 from understudy.core.linear import LinearDictionary
 from understudy.core.site import Site
+from understudy.core.sparsity import Sparsity
 from understudy.dictionaries._init import normalisation, unit_rows
 
 
@@ -43,4 +44,5 @@ class SAE(LinearDictionary):
 
     @torch.no_grad()
     def after_step(self) -> None:
+        super().after_step()
         self.W_dec.div_(self.W_dec.norm(dim=-1, keepdim=True).clamp(min=1e-12))

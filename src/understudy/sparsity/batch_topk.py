@@ -1,46 +1,83 @@
 """BatchTopK: keep the k x places largest pre-activations of a whole batch, so that places differ in their share
-(Bussmann et al. 2024, arXiv:2412.06410). For running it is converted to thresholds, as batches must not interact."""
+(Bussmann et al. 2024, arXiv:2412.06410).
 
-from typing import Any, ClassVar
+In use batches must not interact. So a rule in eval mode keeps what exceeds the mean cut of the batches it was trained
+on, and a finished dictionary has a threshold for each latent (`thresholded`). Differs: the mean is bias-corrected from
+the first batch on, theirs comes after training."""
+
+from math import prod
+from typing import Any, ClassVar, Self
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from understudy.core.dictionary import Sparsity
 from understudy.core.latents import Latents, Pre
-from understudy.core.records.errors import BadInput
+from understudy.core.sparsity import Sparsity, check_k
 from understudy.sparsity.threshold import Threshold
+
+DECAY = 0.99
+"""Of the moving average of cuts, in batches."""
 
 
 class BatchTopK(Sparsity):
+    name: ClassVar[str] = "batch_topk"
     is_thresholded: ClassVar[bool] = False
+    average: Tensor
+    """(decayed sum of cuts, decayed number of batches), so that their quotient is unbiased."""
 
     def __init__(self, k: int) -> None:
         super().__init__()
-        if k < 1:
-            raise BadInput(f"k={k}: a dictionary that keeps no latents cannot write anything; k must be at least 1.")
-        self.k = k
+        self.k = check_k(k)
+        self.register_buffer("average", torch.zeros(2))
+        self._latest: float | None = None
+
+    @classmethod
+    def start(cls, n_latents: int, k: int) -> Self:
+        return cls(check_k(k, n_latents))
+
+    @property
+    def cut(self) -> float | None:
+        """What a pre-activation must exceed in eval mode; None before any batch was trained on."""
+        total, weight = self.average.tolist()
+        return total / weight if weight else None
 
     def forward(self, pre: Pre) -> Latents:
-        return pre.above(self._cut(pre))
+        if not self.training and self.cut is not None:
+            return pre.above(self.cut)
+        cut = self._cut(pre)
+        if self.training and torch.is_grad_enabled():
+            self._latest = cut
+        return pre.above(cut)
+
+    def after_step(self) -> None:
+        """The cut of the batch that was learned from joins the average: not that of one that was only looked at."""
+        if self._latest is not None:
+            self.average.mul_(DECAY).add_(self.average.new_tensor([self._latest, 1.0]), alpha=1 - DECAY)
+            self._latest = None
 
     def _cut(self, pre: Pre) -> float:
-        """The value that k x places positive pre-activations of this batch exceed."""
-        positive = torch.cat([block[block > 0] for _, block in pre.chunks()])
-        n_places = 1
-        for n in pre.shape:
-            n_places *= n
-        wanted = self.k * n_places
-        if wanted >= len(positive):
+        """The value that k x places positive pre-activations of this batch exceed. Holds no more of them than that,
+        and one block."""
+        wanted = self.k * prod(pre.shape)
+        floor, kept = 0.0, None
+        for _, block in pre.chunks():
+            new = block[block > floor]
+            kept = new if kept is None else torch.cat([kept, new])
+            if len(kept) > wanted + 1:
+                kept = kept.topk(wanted + 1, sorted=False).values
+                floor = float(kept.min())
+        if kept is None or len(kept) <= wanted:
             return 0.0
-        return float(positive.sort(descending=True).values[wanted - 1 : wanted + 1].mean())
+        return float(kept.topk(2, largest=False).values.mean()) if wanted else 0.0
 
     def settings(self) -> dict[str, Any]:
-        return {"name": "batch_topk", "k": self.k}
+        return {"name": self.name, "k": self.k}
 
     def scaled(self, factor: Tensor) -> "BatchTopK":
-        return self
+        made = BatchTopK(self.k)
+        made.average = self.average * self.average.new_tensor([float(factor), 1.0])
+        return made
 
     def as_threshold(self, theta: Float[Tensor, " L"]) -> Threshold:
         return Threshold(theta)

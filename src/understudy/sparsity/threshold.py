@@ -8,12 +8,14 @@ from typing import Any, ClassVar
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from understudy.core.dictionary import Sparsity
 from understudy.core.latents import Latents, Pre
+from understudy.core.sparsity import Sparsity
 
 
 class Threshold(Sparsity):
+    name: ClassVar[str] = "threshold"
     is_thresholded: ClassVar[bool] = True
+    per_latent: ClassVar[tuple[str, ...]] = ("theta",)
     theta: Tensor
 
     def __init__(self, theta: Float[Tensor, " L"]) -> None:
@@ -25,7 +27,7 @@ class Threshold(Sparsity):
         return pre.above(self.theta)
 
     def settings(self) -> dict[str, Any]:
-        return {"name": "threshold"}
+        return {"name": self.name}
 
     def scaled(self, factor: Tensor) -> "Threshold":
         return Threshold(self.theta * factor)

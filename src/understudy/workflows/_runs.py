@@ -1,25 +1,30 @@
 """Finished runs on disk: dictionaries as safetensors plus groups.json, opened again as groups."""
 
-import hashlib
 import os
 import platform
 from collections.abc import Sequence
 from importlib.metadata import version
+from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from understudy import __version__
-from understudy.core.dictionary import DictionarySpec, Group, Sparsity
+from understudy.core.dictionary import DictionarySpec, Group
+from understudy.core.fingerprint import network_fingerprint as fingerprint
 from understudy.core.linear import LinearDictionary
 from understudy.core.network import Network
 from understudy.core.records.artifact import RunFolder
-from understudy.core.records.errors import BadFolder, BadInput, BadWeights, UnknownName
+from understudy.core.records.errors import BadFolder, BadInput, BadWeights
 from understudy.core.site import Site
+from understudy.core.sparsity import Sparsity
 from understudy.core.weights import check_finite, load_tensors, save_tensors
-from understudy.sparsity import BatchTopK, Identity, Threshold, TopK
 from understudy.workflows._training.build import KINDS
+from understudy.workflows._training.naming import address, named
+from understudy.workflows._training.rules import RULES
+
+T = TypeVar("T")
 
 
 def save_weights(folder: RunFolder, groups: Sequence[Group]) -> None:
@@ -40,13 +45,18 @@ def save_groups(folder: RunFolder, groups: Sequence[Group]) -> None:
         for member in group.members:
             spec = member.spec()
             reads, writes = [str(s) for s in spec.reads], [str(s) for s in spec.writes]
-            members.append({"kind": spec.kind, "reads": reads, "writes": writes, "settings": spec.settings})
+            kind, settings = address(type(member), KINDS, spec.kind), dict(spec.settings)
+            if isinstance(member, LinearDictionary):
+                rule = address(type(member.sparsity), RULES, member.sparsity.name)
+                settings["sparsity"] = settings["sparsity"] | {"name": rule}
+            members.append({"kind": kind, "reads": reads, "writes": writes, "settings": settings})
         described.append({"members": members, "b_dec": [str(s) for s in group.biases]})
     folder.write_json("groups.json", described)
 
 
-def load_groups(folder: RunFolder) -> list[Group]:
-    """Open a finished run's groups. Raises BadWeights, BadFolder."""
+def load_groups(folder: RunFolder, code: bool = False) -> list[Group]:
+    """Open a finished run's groups. Raises BadWeights, BadFolder; BadInput for classes of the user's own unless `code`
+    says that they may run."""
     if not folder.file("groups.json").exists():
         hint = (
             f"Finish it: understudy train --out {folder.path} --resume" if folder.checkpoints() else "Train it again."
@@ -57,14 +67,14 @@ def load_groups(folder: RunFolder) -> list[Group]:
     check_finite(path, tensors)
     described = folder.read_json("groups.json")
     try:
-        return [_group(path, tensors, i, group) for i, group in enumerate(described)]
+        return [_group(path, tensors, i, group, code) for i, group in enumerate(described)]
     except (KeyError, TypeError) as error:
         raise BadWeights(
             f"{path} and groups.json beside it do not fit each other: {error} is missing. Restore both, or train again."
         ) from None
 
 
-def _group(path: Path, tensors: dict[str, torch.Tensor], i: int, described: dict[str, Any]) -> Group:
+def _group(path: Path, tensors: dict[str, torch.Tensor], i: int, described: dict[str, Any], code: bool) -> Group:
     members = []
     for j, m in enumerate(described["members"]):
         prefix = f"{i}.{j}."
@@ -73,55 +83,58 @@ def _group(path: Path, tensors: dict[str, torch.Tensor], i: int, described: dict
         if missing:
             raise BadWeights(f"{path} lacks {', '.join(prefix + name for name in sorted(missing))}.")
         sites = [tuple(Site.parse(s) for s in m[key]) for key in ("reads", "writes")]
-        members.append(from_spec(DictionarySpec(m["kind"], sites[0], sites[1], m["settings"], arrays)))
+        members.append(from_spec(DictionarySpec(m["kind"], sites[0], sites[1], m["settings"], arrays), code))
     biases = {Site.parse(s): tensors[f"{i}.b_dec.{j}"] for j, s in enumerate(described["b_dec"])}
     return Group(members, biases)
 
 
-def from_spec(spec: DictionarySpec) -> LinearDictionary:
+def from_spec(spec: DictionarySpec, code: bool = False) -> LinearDictionary:
     """A dictionary from plain data. Raises UnknownName for a kind or rule that is not known, BadWeights for what is
-    missing or has another shape."""
-    if spec.kind not in KINDS:
-        raise UnknownName.among("kind of dictionary", spec.kind, KINDS)
+    missing or has another shape, BadInput for the user's own classes unless `code` is True."""
+    kind = _class("kind of dictionary", spec.kind, KINDS, LinearDictionary, code)
     arrays = {k: v for k, v in spec.arrays.items() if not k.startswith("sparsity.")}
-    made = KINDS[spec.kind].__new__(KINDS[spec.kind])
-    n_latents = len(spec.arrays["W_enc"])
+    made = kind.__new__(kind)
     try:
         reads = dict(zip(spec.reads, spec.settings["d_reads"], strict=True))
         writes = dict(zip(spec.writes, spec.settings["d_writes"], strict=True))
-        rule = sparsity(spec.settings["sparsity"], spec.arrays)
+        rule = sparsity(spec.settings["sparsity"], spec.arrays, len(spec.arrays["W_enc"]), code)
     except KeyError as error:
         raise BadWeights(f"a {spec.kind} was saved without {error}: it cannot be opened.") from None
     except ValueError:
         raise BadWeights(f"a {spec.kind} was saved with other numbers of widths than of sites.") from None
-    theta = getattr(rule, "theta", None)
-    if theta is not None and theta.shape != (n_latents,):
-        raise BadWeights(f"sparsity.theta is {tuple(theta.shape)}, but {n_latents} latents need ({n_latents},).")
     LinearDictionary.__init__(made, reads, writes, rule, arrays)
     return made.eval().requires_grad_(False)
 
 
-def sparsity(settings: dict[str, Any], arrays: dict[str, torch.Tensor] | None = None) -> Sparsity:
-    """A sparsity rule from its settings and, for learned ones, its arrays (`sparsity.theta`)."""
-    rules = {
-        "topk": lambda: TopK(settings["k"]),
-        "batch_topk": lambda: BatchTopK(settings["k"]),
-        "identity": Identity,
-        "threshold": lambda: Threshold((arrays or {})["sparsity.theta"]),
-    }
-    if settings["name"] not in rules:
-        raise UnknownName.among("sparsity rule", settings["name"], rules)
-    return rules[settings["name"]]()
+def sparsity(settings: dict[str, Any], arrays: dict[str, torch.Tensor], n_latents: int, code: bool = False) -> Sparsity:
+    """A rule from its settings and its arrays (`sparsity.theta`). Raises as `from_spec`; KeyError for what lacks."""
+    cls: Any = _class("sparsity rule", settings["name"], RULES, Sparsity, code)
+    given = {name: value for name, value in settings.items() if name != "name"}
+    for name in cls.per_latent:
+        given[name] = arrays[f"sparsity.{name}"]
+        if given[name].shape != (n_latents,):
+            raise BadWeights(
+                f"sparsity.{name} is {tuple(given[name].shape)}, but {n_latents} latents need ({n_latents},)."
+            )
+    for name, parameter in signature(cls).parameters.items():
+        if parameter.default is parameter.empty and name not in given:
+            raise KeyError(name)
+    rule = cls(**given)
+    for name, tensor in rule.state_dict().items():
+        if name not in cls.per_latent:
+            saved = arrays[f"sparsity.{name}"]
+            if saved.shape != tensor.shape:
+                raise BadWeights(f"sparsity.{name} is {tuple(saved.shape)}, not {tuple(tensor.shape)}.")
+            tensor.copy_(saved)
+    return rule
 
 
-def fingerprint(network: Network) -> str:
-    """A hash of up to 256 values of every parameter: tells other weights apart, at no cost for large networks."""
-    digest = hashlib.sha256()
-    for name, parameter in network.module.named_parameters():
-        flat = parameter.detach().flatten()
-        digest.update(f"{name} {tuple(parameter.shape)}".encode())
-        digest.update(flat[:: max(1, len(flat) // 256)].float().cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
+def _class(what: str, name: str, known: dict[str, type[T]], base: type[T], code: bool) -> type[T]:
+    if "." in name and not code:
+        raise BadInput(
+            f"this run was made with {name}, which is code of yours and is not run unasked: open_run(path, code=True)."
+        )
+    return named(what, name, known, base)
 
 
 def check_network(folder: RunFolder, network: Network) -> None:

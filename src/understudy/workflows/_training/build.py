@@ -1,24 +1,25 @@
 """From kind and site patterns to groups, started on a sample of activations."""
 
-from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from understudy.core.dictionary import Acts, Group, Sparsity
+from understudy import dictionaries as shelf_of_kinds
+from understudy.core.dictionary import Acts, Group
 from understudy.core.linear import LinearDictionary
 from understudy.core.names import find_parts, find_sites
 from understudy.core.network import Network
-from understudy.core.records.errors import BadInput, UnknownName
+from understudy.core.records.errors import BadInput
 from understudy.core.site import Site
-from understudy.dictionaries import SAE, CLTLayer, Crosscoder, Transcoder, clt_group
+from understudy.workflows._training.naming import named, shelf
+from understudy.workflows._training.rules import MakeRule
 
-KINDS = {c.kind: c for c in (SAE, Transcoder, Crosscoder, CLTLayer)}
-"""By name, for loading."""
+KINDS = shelf(shelf_of_kinds, LinearDictionary, "kind")
+"""By name, for training and loading."""
 
 
 class Plan(NamedTuple):
     """What will be trained at which sites: for each group, (reads, writes) of each member."""
 
-    kind: str
+    kind: type[LinearDictionary]
     groups: list[list[tuple[tuple[Site, ...], tuple[Site, ...]]]]
 
     @property
@@ -27,29 +28,28 @@ class Plan(NamedTuple):
 
 
 def plan(network: Network, kind: str, patterns: str) -> Plan:
-    """One dictionary a match for sae and transcoder, one over all for crosscoder, one group for clt."""
-    if kind not in KINDS:
-        raise UnknownName.among("kind of dictionary", kind, KINDS)
-    if kind in ("sae", "crosscoder"):
+    """One dictionary a match, or one group over all matches, as the kind `spans` them. Raises UnknownName, BadInput."""
+    cls = named("kind of dictionary", kind, KINDS, LinearDictionary)
+    if cls.spans in ("site", "sites"):
         sites = find_sites(network, patterns)
-        if kind == "crosscoder" and len(sites) == 1:
-            raise BadInput(f"a crosscoder spans several sites; {patterns!r} matches only {sites[0]}.")
-        return Plan(kind, [[((s,), (s,))] for s in sites] if kind == "sae" else [[(sites, sites)]])
+        if cls.spans == "site":
+            return Plan(cls, [[((s,), (s,))] for s in sites])
+        if len(sites) == 1:
+            raise BadInput(f"a {cls.kind} spans several sites; {patterns!r} matches only {sites[0]}.")
+        return Plan(cls, [[(sites, sites)]])
     parts = find_parts(network, patterns)
-    if kind == "transcoder":
-        return Plan(kind, [[((p.read,), (p.write,))] for p in parts])
-    return Plan(kind, [[((p.read,), tuple(q.write for q in parts[i:])) for i, p in enumerate(parts)]])
+    if cls.spans == "part":
+        return Plan(cls, [[((p.read,), (p.write,))] for p in parts])
+    return Plan(cls, [[((p.read,), tuple(q.write for q in parts[i:])) for i, p in enumerate(parts)]])
 
 
-def build(plan: Plan, n_latents: int, sparsity: Callable[[], Sparsity], sample: Acts, seed: int) -> list[Group]:
+def build(plan: Plan, n_latents: int, make: MakeRule, sample: Acts, seed: int) -> list[Group]:
     """Groups at their starting point. `sample`: rows at every site of the plan."""
-    kind = KINDS[plan.kind]
     groups = []
     for i, members in enumerate(plan.groups):
-        started: Sequence[LinearDictionary] = [
-            kind.start(reads, writes, n_latents, sparsity(), sample, seed + 7919 * i + 104729 * j)
-            for j, (reads, writes) in enumerate(members)
-        ]
-        clt = [d for d in started if isinstance(d, CLTLayer)]
-        groups.append(clt_group(clt, sample) if clt else Group(started))
+        started = []
+        for j, (reads, writes) in enumerate(members):
+            rule = make(*(sum(sample[s].shape[-1] for s in sites) for sites in (reads, writes)))
+            started.append(plan.kind.start(reads, writes, n_latents, rule, sample, seed + 7919 * i + 104729 * j))
+        groups.append(plan.kind.group(started, sample))
     return groups

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from understudy.core.batch import Batch, Sequences
-from understudy.core.dictionary import Acts, Group
+from understudy.core.dictionary import Acts, Context, Group
 from understudy.core.linear import LinearDictionary
 from understudy.core.network import Network
 from understudy.core.records.artifact import RunFolder
@@ -69,7 +69,8 @@ class Checked(NamedTuple):
 def open_checked(config: "TrainConfig", network: Network, train: Sequences, progress: Progress) -> Checked:
     """Held-out sequences, or `train` where there are none. Opened before training, so that what fails fails early."""
     try:
-        held_out = open_sequences(network, config.data, "held_out", config.context, CHECKED_SEQUENCES * 512)
+        enough = CHECKED_SEQUENCES * 512
+        held_out = open_sequences(network, config.data, "held_out", config.context, enough, config.skip_first)
     except BadData as error:
         progress.say(f"thresholds will be checked on training data, as there is no held-out text: {error}")
         return Checked(train, "train")
@@ -123,14 +124,11 @@ def _look(network: Network, sequences: Sequences, picked: Tensor, looks: Sequenc
     """A few sequences at a time, with one clean pass for all groups. A quick look; `evaluate` gives intervals."""
     sites = tuple(dict.fromkeys(s for look in looks for s in (*look.group.reads, *look.group.writes)))
     for start in range(0, len(picked), AT_ONCE):
-        batch = sequences.batch(picked[start : start + AT_ONCE])
-        acts = network.record(batch, sites)
-        rows = {s: v.reshape(-1, v.shape[-1]).float() for s, v in acts.items()}
-        if batch.mask is not None:
-            rows = {s: v[batch.mask.reshape(-1)] for s, v in rows.items()}
+        batch = sequences.batch(picked[start : start + AT_ONCE]).to(network.device)
+        acts = {s: v.float() for s, v in network.record(batch, sites).items()}
         clean = NotMeasured(not_measured="no targets") if batch.targets is None else _loss(network, batch)
         for look in looks:
-            look.add_rows(rows)
+            look.add_acts(acts, batch)
             if isinstance(clean, Tensor):
                 look.add_loss(network, batch, clean)
         yield min(start + AT_ONCE, len(picked))
@@ -156,16 +154,28 @@ class _Look:
     runs: bool = True
     """False once the group turned out not to be able to run in the network's place."""
 
-    def add_rows(self, rows: Acts) -> None:
-        group = self.group
-        rows = {s: rows[s] for s in (*group.reads, *group.writes)}
-        encoded = group.encode(rows)
-        n = len(next(iter(rows.values())))
+    def add_acts(self, acts: Acts, batch: Batch) -> None:
+        """Activations [batch, *places, d]: as loose rows of the places that count, but whole where a member mixes
+        places."""
+        group, mask = self.group, None if batch.mask is None else batch.mask.reshape(-1)
+
+        def rows(x: Tensor, n_last: int = 1) -> Tensor:
+            x = x.flatten(0, x.dim() - 1 - n_last)
+            return x if mask is None else x[mask]
+
+        acts = {s: acts[s] for s in (*group.reads, *group.writes)}
+        if all(m.scope == "place" for m in group.members):
+            acts, mask = {s: rows(v) for s, v in acts.items()}, None
+        encoded = group.encode(acts, Context(batch.inputs, batch.mask))
+        spent = sum(rows(e.z.l0(), 0).double().mean() for e in encoded)
+        hats = {s: rows(hat) for s, hat in group.write([e.z for e in encoded], acts).items()}
+        n = len(next(iter(hats.values())))
         self.n_rows += n
-        self.occurrences += n * float(sum(e.z.l0().double().mean() for e in encoded))
-        for s, hat in group.write([e.z for e in encoded], rows).items():
-            self.missed[s] = self.missed.get(s, 0.0) + float((rows[s] - hat).double().square().sum())
-            x = rows[s].double()
+        self.occurrences += n * float(spent)
+        for s, hat in hats.items():
+            x = rows(acts[s])
+            self.missed[s] = self.missed.get(s, 0.0) + float((x - hat).double().square().sum())
+            x = x.double()
             origin, total, squares = self.moments.get(s, (x.mean(0), torch.zeros_like(x[0]), 0.0))
             x = x - origin
             self.moments[s] = (origin, total + x.sum(0), squares + float(x.square().sum()))

@@ -28,6 +28,8 @@ class Harvest:
     sites: Sequence[Site]
     seed: int
     chunk_sequences: int
+    n_rows: int = 0
+    """Rows of the chunk that was harvested last."""
     _order: Order = field(init=False)
     _buffer: dict[Site, Tensor] = field(default_factory=dict)
 
@@ -39,7 +41,7 @@ class Harvest:
         picked = self._order.batch(number, self.chunk_sequences)
         filled = 0
         for i in range(0, len(picked), FORWARD_SEQUENCES):
-            batch = self.sequences.batch(picked[i : i + FORWARD_SEQUENCES])
+            batch = self.sequences.batch(picked[i : i + FORWARD_SEQUENCES]).to(self.network.device)
             acts = self.network.record(batch, self.sites)
             _check_places(acts)
             n = 0
@@ -55,6 +57,7 @@ class Harvest:
                 n = len(rows)
                 self._place(site, rows, filled, value[0].numel() // value.shape[-1])
             filled += n
+        self.n_rows = filled
         return {site: rows[:filled] for site, rows in self._buffer.items()}
 
     def _place(self, site: Site, rows: Tensor, at: int, places: int) -> None:
@@ -67,7 +70,7 @@ class Harvest:
         rows = self.chunk(number)
         n = len(next(iter(rows.values())))
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + number) % (1 << 63))
-        order = torch.randperm(n, generator=generator)
+        order = torch.randperm(n, generator=generator, device="cpu")
         for start in range(skip * size, n, size):
             index = order[start : start + size]
             yield {site: value.index_select(0, index.to(value.device)) for site, value in rows.items()}

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from understudy.core.dictionary import Acts, Group
-from understudy.core.objective import Objective, TrainingState
+from understudy.core.objective import Objective, OnSequences, TrainingState
 from understudy.core.records.errors import BadWeights, NonFiniteLoss
+from understudy.core.sparsity import Sparsity
 from understudy.core.weights import load_tensors, save_tensors
+from understudy.workflows._training.resample import Resample
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class Trainer:
     total_places: int
     dead_after: int
     ema: float
+    resample: Resample | None = None
+    """Gives dead latents a new start now and then."""
     step: int = 0
     places: int = 0
     silent: list[list[Tensor]] = field(default_factory=list)
@@ -52,22 +56,26 @@ class Trainer:
         for group in self.groups:
             parameters = list(group.parameters())
             # eps as in Gao et al. 2024; the default would dominate gradients this small.
-            self.optimisers.append(torch.optim.Adam(parameters, lr=self.schedule(0), eps=6.25e-10, fused=True))
+            rates = _by_rate(group)
+            self.optimisers.append(torch.optim.Adam(rates, lr=self.schedule(0), eps=6.25e-10, fused=True))
             self.averages.append([torch.zeros_like(p) for p in parameters] if self.ema else [])
-            self.silent.append([torch.zeros(m.n_latents, dtype=torch.long) for m in group.members])
+            at = parameters[0].device
+            self.silent.append([torch.zeros(m.n_latents, dtype=torch.long, device=at) for m in group.members])
 
-    def train_step(self, acts: Acts) -> list[dict[str, Tensor]]:
+    def train_step(self, acts: Acts, run: OnSequences | None = None) -> list[dict[str, Tensor]]:
         """One step of every group on the same rows; returns each group's loss terms, l0 included.
 
-        Raises NonFiniteLoss, before any weight is touched.
+        run: the whole inputs that the rows are the places of, for an objective that needs them. Raises NonFiniteLoss,
+        before any weight is touched.
         """
         n = len(next(iter(acts.values())))
         lr = self.schedule(self.places / self.total_places)
         losses = []
         for group, state, silent in zip(self.groups, self.states, self.silent, strict=True):
             state.dead, state.places = [s >= self.dead_after for s in silent], self.places
+            state.done = self.places / self.total_places
             encoded = group.encode(acts)
-            loss = self.objective(group, acts, encoded, None, state)
+            loss = self.objective(group, acts, encoded, run, state)
             if not math.isfinite(loss.total.item()):
                 raise NonFiniteLoss(
                     f"the loss of {group.name} became {loss.total.item()} at step {self.step} (lr {lr:.3g})."
@@ -83,6 +91,8 @@ class Trainer:
             terms.append(loss.terms | {"l0": torch.as_tensor(l0)})
         self.step += 1
         self.places += n
+        if self.resample and self.resample.due(self.places - n, self.places, self.total_places):
+            self.resample(self, acts)
         return terms
 
     def _update(self, i: int, group: Group, total: Tensor, lr: float) -> None:
@@ -91,7 +101,7 @@ class Trainer:
         total.backward()
         group.before_step()
         for options in optimiser.param_groups:
-            options["lr"] = lr
+            options["lr"] = lr * options["factor"]
         optimiser.step()
         group.after_step()
         if self.ema:
@@ -149,12 +159,21 @@ class Trainer:
             for j, parameter in enumerate(group.parameters()):
                 entry = self.optimisers[i].state[parameter]
                 if create and not entry:
-                    entry |= {"step": torch.zeros(()), "exp_avg": torch.zeros_like(parameter)}
+                    entry |= {"step": torch.zeros((), device=parameter.device), "exp_avg": torch.zeros_like(parameter)}
                     entry["exp_avg_sq"] = torch.zeros_like(parameter)
                 out |= {f"{i}.{j}.{name}": value for name, value in entry.items()}
             out |= {f"{i}.average.{j}": value for j, value in enumerate(self.averages[i])}
             out |= {f"{i}.silent.{j}": value for j, value in enumerate(self.silent[i])}
         return out
+
+
+def _by_rate(group: Group) -> list[dict[str, Any]]:
+    """A group's parameters by the factor on their learning rate, which sparsity rules may set for their own."""
+    factors = {p: m.lr_factor for m in group.modules() if isinstance(m, Sparsity) for p in m.parameters()}
+    rates: dict[float, list[Tensor]] = {}
+    for parameter in group.parameters():
+        rates.setdefault(factors.get(parameter, 1.0), []).append(parameter)
+    return [{"params": parameters, "factor": factor} for factor, parameters in rates.items()]
 
 
 def _read_state(path: Path) -> dict[str, Any]:
