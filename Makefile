@@ -4,13 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test setup check clean demo-network zoo
+.PHONY: demo test test-long setup check clean demo-network zoo
 
 demo: $(STAMP)
 	$(BIN)/understudy demo
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
+
+# Real sizes, and organisms that take a minute or two to train.
+test-long: $(STAMP)
+	$(BIN)/python -m pytest -m long
 
 setup: $(STAMP)
 

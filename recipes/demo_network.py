@@ -44,14 +44,14 @@ CURVE_STRIDE = 4
 CHECKPOINT_EVERY_S = 240
 
 
-def config() -> LlamaConfig:
+def config(width: int = 192, layers: int = 4, heads: int = 6, mlp: int = 512) -> LlamaConfig:
     return LlamaConfig(
         vocab_size=VOCABULARY,
-        hidden_size=192,
-        num_hidden_layers=4,
-        num_attention_heads=6,
-        num_key_value_heads=6,
-        intermediate_size=512,
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        intermediate_size=mlp,
         max_position_embeddings=CONTEXT,
         tie_word_embeddings=True,
         bos_token_id=0,
@@ -142,18 +142,33 @@ def save(state: dict, path: Path) -> None:
     beside.replace(path)
 
 
-def train(work: Path, budget_tokens: int, resume: bool, compiled: bool) -> None:
+def train(
+    work: Path,
+    budget_tokens: int,
+    resume: bool,
+    compiled: bool,
+    shape: LlamaConfig | None = None,
+    tokenizer_file: Path | None = None,
+    keep: Sequence[int] = (),
+    curve_points: int = CURVE_POINTS,
+) -> None:
+    """Train a network in `work`, which ends with `checkpoint.pt`, `curve.jsonl` and `tokenizer.json`.
+
+    shape: None is the demo network's. tokenizer_file: None trains one. keep: weights are also kept, as `at-N.pt`,
+    after the first step at which N training tokens are done, for each N given.
+    """
     torch.manual_seed(SEED)
     work.mkdir(parents=True, exist_ok=True)
     if not resume:
-        train_tokenizer().save(str(work / "tokenizer.json"))
+        own = train_tokenizer() if tokenizer_file is None else Tokenizer.from_file(str(tokenizer_file))
+        own.save(str(work / "tokenizer.json"))
         (work / "curve.jsonl").unlink(missing_ok=True)
     tokenizer = Tokenizer.from_file(str(work / "tokenizer.json"))
     packed = pack(tokenise(Stdlib("train"), tokenizer), CONTEXT)
     held_out = pack(tokenise(Stdlib("held_out"), tokenizer), CONTEXT)
     order = Order(len(packed), SEED)
 
-    network = LlamaForCausalLM(config())
+    network = LlamaForCausalLM(config() if shape is None else shape)
     hidden = [p for name, p in network.named_parameters() if p.ndim == 2 and "embed" not in name]
     others = [p for name, p in network.named_parameters() if p.ndim < 2 or "embed" in name]
     muon, adam = Muon(hidden), torch.optim.AdamW(others, betas=(0.9, 0.95), weight_decay=0.0)
@@ -171,7 +186,7 @@ def train(work: Path, budget_tokens: int, resume: bool, compiled: bool) -> None:
         kept = [line for line in points if json.loads(line)["tokens"] <= first * ROWS * CONTEXT]
         (work / "curve.jsonl").write_text("".join(kept))
     begun = saved = time.monotonic()
-    curve_every = max(1, n_steps // CURVE_POINTS)
+    curve_every = max(1, n_steps // curve_points)
     for step in range(first, n_steps):
         rate = schedule(step / n_steps)
         batch = packed.batch(order.batch(step, ROWS))
@@ -186,6 +201,10 @@ def train(work: Path, budget_tokens: int, resume: bool, compiled: bool) -> None:
         network.zero_grad(set_to_none=True)
 
         over = step + 1 == n_steps
+        for wanted in keep:
+            if step * ROWS * CONTEXT < wanted <= (step + 1) * ROWS * CONTEXT:
+                state = {"network": network.state_dict(), "tokens": (step + 1) * ROWS * CONTEXT}
+                save(state, work / f"at-{wanted}.pt")
         if (step + 1) % curve_every == 0 or over:
             n_tokens = (step + 1) * ROWS * CONTEXT
             spent = wall_s + time.monotonic() - begun

@@ -19,7 +19,7 @@ import torch
 from demo_network import ADAM_LR, ANNEAL, CONTEXT, CURVE_STRIDE, MUON_LR, ROWS, SEED, SEPARATOR, VOCABULARY, config
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTrainedModel
 
 from understudy.data.documents import Document
 from understudy.data.packing import Packed, pack, tokenise
@@ -65,24 +65,27 @@ KEPT_OF_CONFIG = (
 
 def export(work: Path, out: Path) -> None:
     """Write config, tokenizer and bfloat16 weights in the form that both transformers 4.57 and 5 read."""
-    out.mkdir(parents=True, exist_ok=True)
-    state = torch.load(work / "checkpoint.pt", weights_only=True)["network"]
-    weights = {name: value.bfloat16().contiguous() for name, value in state.items() if name != "lm_head.weight"}
-    save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
-    (out / "model.safetensors").chmod(0o644)
-
-    own = config()
-    rope = {"rope_type": "default", "rope_theta": 10000.0}
-    written = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "dtype": "bfloat16"}
-    written |= {name: getattr(own, name) for name in KEPT_OF_CONFIG}
-    # transformers 4 reads rope_theta, transformers 5 rope_parameters; each keeps the other's key unread
-    write_json(out / "config.json", written | {"rope_theta": 10000.0, "rope_scaling": None, "rope_parameters": rope})
+    export_weights(torch.load(work / "checkpoint.pt", weights_only=True)["network"], config(), out)
     write_json(out / "generation_config.json", {"bos_token_id": 0, "eos_token_id": 0})
 
     Tokenizer.from_file(str(work / "tokenizer.json")).save(str(out / "tokenizer.json"))
     special = {"bos_token": SEPARATOR, "eos_token": SEPARATOR, "unk_token": None, "pad_token": None}
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
     write_json(out / "tokenizer_config.json", settings | special | {"model_max_length": CONTEXT})
+
+
+def export_weights(state: dict[str, torch.Tensor], own: LlamaConfig, out: Path) -> None:
+    """Write config.json and model.safetensors, in bfloat16."""
+    out.mkdir(parents=True, exist_ok=True)
+    weights = {name: value.bfloat16().contiguous() for name, value in state.items() if name != "lm_head.weight"}
+    save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
+    (out / "model.safetensors").chmod(0o644)
+
+    rope = {"rope_type": "default", "rope_theta": 10000.0}
+    written = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "dtype": "bfloat16"}
+    written |= {name: getattr(own, name) for name in KEPT_OF_CONFIG}
+    # transformers 4 reads rope_theta, transformers 5 rope_parameters; each keeps the other's key unread
+    write_json(out / "config.json", written | {"rope_theta": 10000.0, "rope_scaling": None, "rope_parameters": rope})
 
 
 def write_json(path: Path, value: object) -> None:

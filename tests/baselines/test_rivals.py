@@ -176,3 +176,25 @@ def test_resample_writes_the_other_sequences_and_asks_for_them():
     with pytest.raises(NeedsRecording, match="needs a recording of the sequences to take activations from"):
         made.reconstruct({A: x})
     assert torch.equal(made.reconstruct({A: x}, Context(clean={A: other}))[A], other)
+
+
+def test_places_that_do_not_count_are_in_no_mean():
+    x = torch.randn(5, 4, 3)
+    mask = torch.ones(5, 4, dtype=torch.bool)
+    mask[:, 0], mask[2, 3] = False, False
+    spoilt = torch.where(mask[..., None], x, torch.tensor(1e6))
+    fitted = PositionMean.fit(A, spoilt, mask)
+    torch.testing.assert_close(fitted.value, x[mask].mean(0))
+    torch.testing.assert_close(fitted.table[0], fitted.value)
+    torch.testing.assert_close(fitted.table[1], x[:, 1].mean(0))
+    torch.testing.assert_close(fitted.table[3], x[[0, 1, 3, 4], 3].mean(0))
+
+
+def test_rivals_move_with_their_group():
+    """What a rival holds are buffers, so that a device or a dtype reaches all of it."""
+    neurons = TopNeurons(A, B, torch.randn(4, 3), None, 2)
+    mean = PositionMean(A, torch.zeros(2, 3), torch.zeros(3))
+    for rival in (neurons, mean, Constant(A, torch.zeros(3))):
+        loose = [k for k, v in vars(rival).items() if isinstance(v, torch.Tensor)]
+        assert not loose
+        assert all(b.dtype == torch.float64 for b in rival.to(torch.float64).buffers())

@@ -3,11 +3,12 @@
 import pytest
 import torch
 
-from tests.contracts.customers import CUSTOMERS, EXACT, customer, tokens
+from tests.contracts.customers import CUSTOMERS, EXACT, Rule, customer, tokens
 from understudy.core.batch import Batch
 from understudy.core.dictionary import Dictionary, Group
 from understudy.core.records.errors import AcausalReplacement, AmbiguousWrite, NeedsRecording, UnknownName, WrongShape
 from understudy.core.replacement import INTERVENE, MEASURED_ERRORS, Replacement
+from understudy.core.site import Site
 from understudy.core.tap import Tap
 
 NAMES = list(CUSTOMERS)
@@ -207,8 +208,57 @@ def test_padding_in_time_keeps_the_networks_own_activations():
     assert (out[:, 3:] - clean[:, 3:]).abs().max() > 1e-3
 
 
+def test_the_first_places_keep_the_networks_own_activations_whatever_the_mask():
+    c, batch = customer("transcoder"), tokens()
+    out = Replacement(c.network, c.groups, skip_first=2).run(batch).output
+    clean, plain = c.network(batch), Replacement(c.network, c.groups).run(batch).output
+    torch.testing.assert_close(out[:, :2], clean[:, :2], rtol=0, atol=0)
+    assert (out[:, 2:] - clean[:, 2:]).abs().amax((0, 2)).min() > 1e-3
+    assert (out[:, 2:] - plain[:, 2:]).abs().max() > 1e-6, "attention reads the original first places"
+    masked = Replacement(c.network, c.groups).run(batch.skipping(2)).output
+    assert torch.equal(out, masked), "a batch that says the same gives the same"
+
+
+def test_the_first_steps_in_time_keep_the_networks_own_activations():
+    c, batch = customer("gru"), tokens()
+    out, clean = Replacement(c.network, c.groups, skip_first=3).run(batch).output, c.network(batch)
+    torch.testing.assert_close(out[:, :3], clean[:, :3], rtol=0, atol=0)
+    assert (out[:, 3:] - clean[:, 3:]).abs().max() > 1e-3
+
+
+def test_places_without_positions_have_no_first_ones():
+    c = customer("cnn")
+    with pytest.raises(WrongShape, match="first:out has no axis of positions: set it to 0"):
+        Replacement(c.network, c.groups, skip_first=1).run(c.network.example())
+
+
+def test_two_groups_that_write_one_tensor_under_two_names_are_refused():
+    """A block's output is the next one's input: the second write would undo the first."""
+    c = customer("sae")
+    names = Site("blocks.0"), Site("blocks.1", "in")
+    groups = [Group([Rule(site)]) for site in names]
+    with pytest.raises(AmbiguousWrite, match=r"blocks\.0:out and blocks\.1:in are two names of one tensor"):
+        Replacement(c.network, groups)
+    other = [Group([Rule(Site("blocks.0"))]), Group([Rule(Site("blocks.1.norm_mlp"))])]
+    assert Replacement(c.network, other)
+
+
 def test_a_mask_that_does_not_fit_the_places_is_refused():
     c = customer("cnn")
     batch = Batch(c.network.example().inputs, mask=torch.tensor([[True], [True], [True], [False]]))
     with pytest.raises(WrongShape, match="which of the places"):
         Replacement(c.network, c.groups).run(batch)
+
+
+def test_a_dictionary_that_mixes_places_is_judged_on_whole_sequences():
+    """An attention head needs [batch, pos, d]: as loose rows its figures would be of other inputs."""
+    from understudy.workflows._training.finish import _Look
+
+    c = customer("head")
+    batch = tokens().skipping(1)
+    [group] = c.groups
+    acts = c.network.record(batch, (*group.reads, *group.writes))
+    look = _Look(group)
+    look.add_acts(acts, batch)
+    assert look.n_rows == 4 * 5
+    assert look.fvu() == pytest.approx(0, abs=1e-9), "it is the head itself"

@@ -36,6 +36,26 @@ def test_the_text_column_is_found(monkeypatch, row, column, found):
     assert {item.text for item in HubText("d", "train", "train", column)} == {found}
 
 
+def test_other_columns_become_labels(monkeypatch):
+    serve(monkeypatch, {"train": [{"text": "a", "language": "de", "stars": 4, "who": [[0, 1, "x"]], "raw": b"x"}] * 9})
+    document = next(iter(HubText("d")))
+    assert document.labels == {"language": "de", "stars": "4"}
+    assert document.spans == {"who": ((0, 1, "x"),)}
+
+
+def test_a_datasets_own_code_is_never_run(monkeypatch):
+    """Versions that could run a dataset's script are told not to; later ones, which cannot, are not asked."""
+    asked = []
+
+    def load_dataset(name, streaming, trust_remote_code=None):
+        asked.append(trust_remote_code)
+        return {"train": [{"text": "a"}] * 5}
+
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+    list(HubText("d"))
+    assert asked == [False]
+
+
 def test_errors_name_columns_and_splits(monkeypatch):
     serve(monkeypatch, {"train": [{"question": "q", "answer": "a"}], "test": []})
     with pytest.raises(BadData, match=r"It has question, answer. Name one: hf:d:train:COLUMN"):

@@ -109,6 +109,36 @@ def test_documents_are_opened_by_the_separator(tokenizer):
     assert plain.ids == opened[1].ids[1:]
 
 
+@given(documents, contexts, st.integers(0, 50))
+def test_every_row_can_begin_with_an_opening(given_ids, context, opening):
+    plain, packed = pack(given_ids, context), pack(given_ids, context, opening=opening)
+    assert (packed.tokens[:, 0] == opening).all()
+    assert [ids.tolist() for ids in packed.unpack()] == [ids for ids in given_ids if ids]
+    assert torch.equal(packed.tokens[packed.document >= 0], plain.tokens[plain.document >= 0])
+    put_there = packed.mask & (packed.document < 0)
+    assert not put_there[:, 1:].any()
+    assert (packed.targets[put_there] == -100).all(), "nothing in the middle of a document follows from an opening"
+    own = (packed.tokens[:, 0] == opening) & (packed.document[:, 0] >= 0)
+    assert torch.equal(own, ~put_there[:, 0]), "a document's own separator opens a row; there are never two"
+
+
+@given(documents, st.integers(4, 20), st.integers(1, 2))
+def test_places_that_are_skipped_are_attended_to_and_do_not_count(given_ids, context, skip):
+    plain, packed = pack(given_ids, context), pack(given_ids, context, skip_first=skip)
+    all_rows, whole = packed.batch(slice(None)), plain.batch(slice(None))
+    assert all(torch.equal(all_rows.inputs[k], whole.inputs[k]) for k in whole.inputs)
+    assert all_rows.inputs.keys() == whole.inputs.keys()
+    assert not all_rows.mask[:, :skip].any()
+    assert torch.equal(all_rows.mask[:, skip:], whole.mask[:, skip:])
+    assert (all_rows.targets[:, :skip] == -100).all()
+    assert torch.equal(all_rows.targets[:, skip:], whole.targets[:, skip:])
+
+
+def test_a_row_without_a_place_that_counts_is_refused():
+    with pytest.raises(BadData, match="behind the 2 that are left out; context must be at least 4"):
+        pack([[1, 2, 3, 4]], context=3, skip_first=2)
+
+
 def test_enough_stops_an_endless_source():
     def endless():
         while True:

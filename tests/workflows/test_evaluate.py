@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from understudy.core.records.errors import BadFolder, BadInput, BadWeights, UnknownName
-from understudy.core.records.metric import Measured, NotMeasured
+from understudy.core.records.metric import Measured
 from understudy.core.records.scorecard import Scorecard
 from understudy.networks import open_network
 from understudy.web.page import render
@@ -40,7 +40,7 @@ def test_the_card_holds_every_figure_of_the_contract(card):
     for m in (card.replacement.loss_clean, card.replacement.delta_loss, card.replacement.kl, card.dictionaries[0].fvu):
         assert isinstance(m, Measured)
         assert m.low <= m.value <= m.high
-    assert isinstance(card.replacement.equivalent_compute, NotMeasured)
+    assert isinstance(card.replacement.equivalent_compute, Measured)
 
 
 def test_loss_adds_up(card):
@@ -50,6 +50,7 @@ def test_loss_adds_up(card):
         other = rival.replacement.loss_replaced.value - b.loss_replaced.value
         assert rival.paired_delta_loss.value == pytest.approx(other, abs=1e-9)
     assert sum(s.share for s in card.slices) == pytest.approx(1, abs=1e-9)
+    assert {s.column for s in card.slices} == {"kind"}, "of Python files, unasked"
     mean = sum(s.share * s.delta_loss.value for s in card.slices if isinstance(s.delta_loss, Measured))
     missing = sum(s.share for s in card.slices if not isinstance(s.delta_loss, Measured))
     assert mean == pytest.approx(b.delta_loss.value, abs=0.02 + 10 * missing)

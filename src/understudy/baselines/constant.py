@@ -3,7 +3,7 @@
 from typing import ClassVar, Self
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from understudy.core.dictionary import NO_CONTEXT, Acts, Context, Dictionary
@@ -20,7 +20,10 @@ class Constant(Dictionary):
     def __init__(self, site: Site, value: Float[Tensor, " d"]) -> None:
         super().__init__()
         self.reads = self.writes = (site,)
-        self.n_latents, self.value = 0, value
+        self.n_latents = 0
+        self.register_buffer("value", value)
+
+    value: Tensor
 
     @classmethod
     def zero(cls, site: Site, sample: Acts) -> Self:
@@ -54,11 +57,20 @@ class PositionMean(Constant):
 
     def __init__(self, site: Site, table: Float[Tensor, "pos d"], overall: Float[Tensor, " d"]) -> None:
         super().__init__(site, overall)
-        self.table = table
+        self.register_buffer("table", table)
+
+    table: Tensor
 
     @classmethod
-    def fit(cls, site: Site, acts: Float[Tensor, "batch pos d"]) -> Self:
-        return cls(site, acts.double().mean(0).to(acts.dtype), acts.double().mean((0, 1)).to(acts.dtype))
+    def fit(cls, site: Site, acts: Float[Tensor, "batch pos d"], mask: Bool[Tensor, "batch pos"] | None = None) -> Self:
+        """Means over the places that count; a position where none does gets the mean over all."""
+        x = acts.double()
+        if mask is None or bool(mask.all()):
+            return cls(site, x.mean(0).to(acts.dtype), x.mean((0, 1)).to(acts.dtype))
+        x, n = x.masked_fill(~mask[..., None], 0), mask.sum(0)[:, None]
+        overall = x.sum((0, 1)) / n.sum()
+        table = torch.where(n > 0, x.sum(0) / n.clamp(min=1), overall)
+        return cls(site, table.to(acts.dtype), overall.to(acts.dtype))
 
     def rest(self, acts: Acts) -> dict[Site, Float[Tensor, "*places d"]]:
         x = acts[self.reads[0]]

@@ -23,8 +23,8 @@ class LinearMap(LinearDictionary):
         W, bias = ridge_regression(x, y, ridge)
         d_in, d_out = W.shape
         arrays: dict[str, Tensor] = {
-            "W_enc": torch.zeros(0, d_in), "b_enc": torch.zeros(0), "W_dec": torch.zeros(0, d_out),
-            "b_dec": bias.float(), "W_skip": W.float(),
+            "W_enc": x.new_zeros(0, d_in).float(), "b_enc": x.new_zeros(0).float(),
+            "W_dec": x.new_zeros(0, d_out).float(), "b_dec": bias.float(), "W_skip": W.float(),
         }  # fmt: skip
         return cls({read: d_in}, {write: d_out}, keep_all, arrays)
 

@@ -31,10 +31,17 @@ class TopNeurons(Dictionary):
     ) -> None:
         super().__init__()
         self.reads, self.writes, self.n_latents = (read,), (write,), W.shape[0]
-        self.W, self.k = W.float(), min(k, W.shape[0])
-        self.fill = torch.zeros(W.shape[0]) if fill is None else fill.float()
-        self.base = self.fill @ self.W + (0 if bias is None else bias.float())
-        self.norms = self.W.norm(dim=-1)
+        W, self.k = W.detach().float(), min(k, W.shape[0])
+        fill = W.new_zeros(W.shape[0]) if fill is None else fill.float()
+        base = fill @ W + (0 if bias is None else bias.detach().float())
+        for name, value in {"W": W, "fill": fill, "base": base, "norms": W.norm(dim=-1)}.items():
+            self.register_buffer(name, value)
+
+    W: Tensor
+    fill: Tensor
+    base: Tensor
+    """What is written when every neuron is at `fill`."""
+    norms: Tensor
 
     @classmethod
     def mean_filled(
@@ -46,15 +53,16 @@ class TopNeurons(Dictionary):
     @classmethod
     def channels(cls, site: Site, d: int, k: int, sample: Acts) -> Self:
         """The coordinates of a site as its neurons: the rival of an SAE; the rest at their mean."""
-        return cls.mean_filled(site, site, torch.eye(d), None, k, sample)
+        return cls.mean_filled(site, site, torch.eye(d, device=sample[site].device), None, k, sample)
 
     def encode(self, acts: Acts, ctx: Context = NO_CONTEXT) -> Encoded:
         a = acts[self.reads[0]].float() - self.fill
         rows = a.reshape(-1, self.n_latents)
         ids = (rows.abs() * self.norms).topk(self.k, dim=-1, sorted=False).indices
-        offsets = torch.arange(len(rows) + 1) * self.k
+        offsets = torch.arange(len(rows) + 1, device=rows.device) * self.k
         z = Latents(rows.gather(-1, ids).reshape(-1), Pattern(ids.reshape(-1), offsets, self.n_latents), a.shape[:-1])
-        return Encoded(z, LinearPre(a, torch.eye(self.n_latents), torch.zeros(self.n_latents)))
+        one = torch.eye(self.n_latents, device=a.device)
+        return Encoded(z, LinearPre(a, one, one.new_zeros(self.n_latents)))
 
     def decode(self, z: Latents) -> dict[Site, Float[Tensor, "*places d"]]:
         return {self.writes[0]: z.decode(self.W)}

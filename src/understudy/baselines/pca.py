@@ -24,7 +24,7 @@ class PCA(LinearDictionary):
         mean = x.mean(0)
         _, vectors = torch.linalg.eigh((x - mean).T @ (x - mean))
         V = vectors.flip(1)[:, :k].T.float().contiguous()
-        arrays: dict[str, Tensor] = {"W_enc": V, "b_enc": torch.zeros(len(V)), "W_dec": V, "b_dec": mean.float()}
+        arrays: dict[str, Tensor] = {"W_enc": V, "b_enc": V.new_zeros(len(V)), "W_dec": V, "b_dec": mean.float()}
         made = cls({site: x.shape[1]}, {site: x.shape[1]}, keep_all, arrays)
         made.is_oracle = True
         return made

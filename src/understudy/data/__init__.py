@@ -8,6 +8,7 @@ from pathlib import Path
 from understudy.core.records.errors import UnknownName
 from understudy.data.documents import Document, Source, Split
 from understudy.data.hub import HubText
+from understudy.data.labels import Column, column
 from understudy.data.order import Order
 from understudy.data.packing import Packed, Tokens, pack, tokenise
 from understudy.data.stdlib import Stdlib

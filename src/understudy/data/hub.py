@@ -1,6 +1,7 @@
 """`hf:DATASET[:SPLIT[:COLUMN]]`: text of a Hugging Face dataset, streamed row by row and never downloaded whole."""
 
-from collections.abc import Iterator, Mapping
+import inspect
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,8 +47,8 @@ class HubText:
         for number, row in enumerate(self._rows()):
             column = column or self._column(row)
             name = f"{self.name}:{number}"
-            if (text := row[column]) and is_held_out(name) == (self.split == "held_out"):
-                yield Document(name, text)
+            if row[column] and is_held_out(name) == (self.split == "held_out"):
+                yield Document.from_row(name, row, column)
 
     def _column(self, row: Mapping[str, Any]) -> str:
         if self.column is not None:
@@ -73,7 +74,7 @@ class HubText:
                 "hf: needs the datasets library, which is optional. Install it with: pip install 'understudy[hf]'"
             ) from None
         try:
-            streams = datasets.load_dataset(self.dataset, streaming=True)
+            streams = datasets.load_dataset(self.dataset, streaming=True, **_no_code(datasets.load_dataset))
         except FileNotFoundError:  # datasets' own DatasetNotFoundError is one
             raise UnknownName(
                 f"{self.dataset!r} is neither a dataset on the hub open to read without a login, nor a local folder."
@@ -85,3 +86,8 @@ class HubText:
         if self.hub_split not in streams:
             raise UnknownName.among(f"split of {self.dataset}", self.hub_split, map(str, streams))
         yield from streams[self.hub_split]
+
+
+def _no_code(load_dataset: Callable[..., Any]) -> dict[str, bool]:
+    """`trust_remote_code=False` for the versions that take it: until 4.0 a dataset could be a script, run unasked."""
+    return {"trust_remote_code": False} if "trust_remote_code" in inspect.signature(load_dataset).parameters else {}

@@ -1,4 +1,7 @@
-"""`text:WHERE`: text of your own - a file, a folder or a glob; one document per file, or per line of a .jsonl."""
+"""`text:WHERE`: text of your own - a file, a folder or a glob; one document per file, or per line of a .jsonl.
+
+A line of a .jsonl is a string or an object with the text under "text"; its other fields label the document.
+"""
 
 import glob
 import hashlib
@@ -68,7 +71,7 @@ class TextFiles:
         if not names:
             raise BadData(f"{self.where} is empty: there is no text to read in it.")
         if len(names) < FEW:
-            parts = (Document(document.name, _part(document.text, self.split)) for document in self._documents())
+            parts = (_part(document, self.split) for document in self._documents())
             yield from (part for part in parts if part.text)
             return
         held_out = {name for name in names if is_held_out(name)} or {min(names, key=_hash)}
@@ -108,19 +111,20 @@ def _lines(name: str, path: Path) -> Iterator[Document]:
                 row = json.loads(line)
             except json.JSONDecodeError as error:
                 raise BadData(f"{path}, line {number} is not JSON: {error}.") from None
-            text = row.get("text") if isinstance(row, dict) else row
-            if not isinstance(text, str):
-                fields = ", ".join(map(str, row)) if isinstance(row, dict) else type(row).__name__
+            row = row if isinstance(row, dict) else {"text": row}
+            if not isinstance(row.get("text"), str):
+                fields = ", ".join(map(str, row))
                 raise BadData(f'{path}, line {number} has no text under "text"; it has {fields or "nothing"}.')
-            if text:
-                yield Document(f"{name}:{number}", text)
+            if row["text"]:
+                yield Document.from_row(f"{name}:{number}", row, "text")
 
 
-def _part(text: str, split: Split) -> str:
+def _part(document: Document, split: Split) -> Document:
     """The text up to its last tenth, or that tenth; cut after the last line break that leaves at least a tenth."""
+    text = document.text
     cut = int(len(text) * (1 - LAST_SHARE))
     cut = text.rfind("\n", cut // 2, cut) + 1 or cut
-    return text[:cut] if split == "train" else text[cut:]
+    return document.cut(0, cut) if split == "train" else document.cut(cut, len(text))
 
 
 def _is_text(path: Path) -> bool:

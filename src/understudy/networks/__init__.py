@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 from understudy.networks.listing import NetworkCard as NetworkCard
 from understudy.networks.listing import networks as networks
+from understudy.networks.rungs import Rung as Rung
+from understudy.networks.rungs import rungs as rungs
 
 if TYPE_CHECKING:
     from understudy.networks.any_module import AnyModule as AnyModule

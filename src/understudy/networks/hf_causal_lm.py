@@ -1,7 +1,7 @@
 """Causal language models of transformers, whatever their architecture: sites, parts, loss in nats, KL, top-1."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -33,9 +33,10 @@ class HFCausalLM(Network):
 
     family = "causal language model"
 
-    def __init__(self, module: nn.Module, name: str, tokenizer: Any = None) -> None:
+    def __init__(self, module: nn.Module, name: str, tokenizer: Any = None, opening: int | None = None) -> None:
+        """opening: the id that every row of text should begin with, e.g. `tokenizer.bos_token_id`."""
         super().__init__(module, name)
-        self.tokenizer = tokenizer
+        self.tokenizer, self.opening = tokenizer, opening
         self.config: Any = module.config
         text = getattr(self.config, "get_text_config", lambda: self.config)()
         self.vocab_size: int = text.vocab_size
@@ -47,7 +48,7 @@ class HFCausalLM(Network):
 
     def example(self) -> Batch:
         g = torch.Generator().manual_seed(0)
-        ids = torch.randint(0, self.vocab_size, (N_SEQUENCES, N_PLACES), generator=g).to(self.device)
+        ids = torch.randint(0, self.vocab_size, (N_SEQUENCES, N_PLACES), generator=g, device="cpu").to(self.device)
         return Batch({"input_ids": ids}, targets=next_tokens(ids))
 
     def forward(self, batch: Batch) -> Any:
@@ -220,16 +221,26 @@ class HFCausalLM(Network):
         """Longest sequence the network was made for, in tokens."""
         return int(getattr(self.config, "max_position_embeddings", None) or 1 << 20)
 
+    def n_before(self, inputs: Mapping[str, Any]) -> int:
+        cache, mask = inputs.get("past_key_values"), inputs.get("attention_mask")
+        if hasattr(cache, "get_seq_length"):
+            return int(cache.get_seq_length())  # pyright: ignore[reportOptionalMemberAccess]
+        ids = inputs.get("input_ids")
+        if isinstance(mask, Tensor) and isinstance(ids, Tensor) and mask.dim() == 2:
+            return mask.shape[1] - ids.shape[1]
+        return 0
+
     @torch.no_grad()
     def generate(self, prompts: Int[Tensor, "batch pos"], n_new: int, seed: int) -> Int[Tensor, "batch all"]:
         """Prompts continued by exactly n_new tokens sampled at temperature 1 (an end of text is never sampled).
 
         The same seed gives the same random numbers to every call, so that two arms differ by what they compute.
         """
+        prompts = prompts.to(self.device)
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(seed)
             return self.module.generate(  # pyright: ignore[reportCallIssue]
-                prompts.to(self.device), attention_mask=torch.ones_like(prompts), max_new_tokens=n_new,
+                prompts, attention_mask=torch.ones_like(prompts), max_new_tokens=n_new,
                 min_new_tokens=n_new, do_sample=True, top_k=0, top_p=1.0, temperature=1.0, repetition_penalty=1.0,
                 pad_token_id=0,
             )  # fmt: skip

@@ -20,21 +20,30 @@ from understudy.core.network import Network
 from understudy.core.records.errors import BadInput, BadWeights, UnderstudyError, UnknownName
 from understudy.networks.hf_causal_lm import HFCausalLM
 from understudy.networks.listing import demo_path, networks
+from understudy.networks.rungs import rung_path, rungs
 
-FORMS = "demo, demo:NAME, hf:ORG/NAME, hf:FOLDER, py:PACKAGE.MODULE:FUNCTION"
+FORMS = "demo, demo:NAME, ladder:NAME, hf:ORG/NAME, hf:FOLDER, py:PACKAGE.MODULE:FUNCTION"
 
 
-def open_network(spec: str, dtype: str | torch.dtype | None = None) -> Network:
+def open_network(spec: str, dtype: str | torch.dtype | None = None, device: str | None = None) -> Network:
     """The network that `spec` names, in eval mode.
 
-    `demo[:NAME]` comes with the package; `hf:ORG/NAME` is a causal language model of the Hugging Face hub or its cache,
-    `hf:FOLDER` one on this disk; `py:PACKAGE.MODULE:FUNCTION` calls a function of yours, modules of the current folder
-    included, that returns a Network. dtype: as torch names it, e.g. "bfloat16"; default float32 for demos, else
-    as saved.
+    `demo[:NAME]` and `ladder:NAME` (see `understudy ladder`) come with the package; `hf:ORG/NAME` is a causal language
+    model of the Hugging Face hub or its cache, `hf:FOLDER` one on this disk; `py:PACKAGE.MODULE:FUNCTION` calls a
+    function of yours, modules of the current folder included, that returns a Network. dtype: as torch names it, e.g.
+    "bfloat16"; default float32 for what comes with the package, else as saved. device: see `find_device`; None leaves
+    it where it is.
 
     Raises UnknownName, BadWeights for weights that are truncated, corrupt or pickled, BadInput for what is no causal
     language model.
     """
+    where = None if device is None else find_device(device)
+    network = _opened(spec, dtype)
+    stays = where is None or (device == "auto" and network.device.type != "cpu")
+    return network if stays else network.to(where)  # pyright: ignore[reportArgumentType]
+
+
+def _opened(spec: str, dtype: str | torch.dtype | None) -> Network:
     scheme, _, rest = spec.partition(":")
     if scheme == "demo":
         path = demo_path(rest)
@@ -42,11 +51,44 @@ def open_network(spec: str, dtype: str | torch.dtype | None = None) -> Network:
             known = [card.name for card in networks()]
             raise UnknownName.among("network", spec, known or ["none is installed with this copy"])
         return _from_folder_or_hub(str(path), spec, _dtype(dtype or "float32"))
+    if scheme == "ladder":
+        return _rung(spec, rest, _dtype(dtype or "float32"))
     if scheme == "hf" and rest:
         return _from_folder_or_hub(rest, spec, _dtype(dtype or "auto"))
     if scheme == "py" and rest:
         return _from_function(spec, rest)
     raise _unknown(spec)
+
+
+def find_device(name: str) -> torch.device:
+    """The device that `--device` names: cpu, cuda, cuda:1; `auto` is the first GPU where there is one.
+
+    Raises UnknownName for what is no device, BadInput for a GPU that is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UnknownName.among("device", name, ["auto", "cpu", "cuda", "cuda:0"]) from None
+    if device.type == "cuda":
+        n = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= n:
+            raise BadInput(f"device {name}: torch {torch.__version__} finds {n} GPUs here. Use --device auto or cpu.")
+    return device
+
+
+def _rung(spec: str, name: str, dtype: Any) -> HFCausalLM:
+    """A rung of the ladder; all rungs share the demo network's tokenizer, which is kept once."""
+    from transformers import AutoTokenizer
+
+    path, shared = rung_path(name), demo_path("")
+    if path is None or shared is None:
+        known = [r.name for annealed in (True, False) for r in rungs(annealed) if r.name.startswith("ladder:")]
+        raise UnknownName.among("rung of the ladder", spec, known or ["none is installed with this copy"])
+    network = _from_folder_or_hub(str(path), spec, dtype)
+    network.tokenizer = AutoTokenizer.from_pretrained(shared)
+    return network
 
 
 def _unknown(spec: str) -> UnknownName:
@@ -109,9 +151,14 @@ def _from_folder_or_hub(name: str, spec: str, dtype: Any) -> HFCausalLM:
             tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, local_files_only=local)
     except (OSError, ValueError, KeyError, AttributeError, ImportError):
         tokenizer = None
-    network = HFCausalLM(module, spec, tokenizer)
+    # Networks that come with the package were trained on rows that begin anywhere; others go by their tokenizer.
+    network = HFCausalLM(module, spec, tokenizer, _bos(tokenizer) if spec.startswith("hf:") else None)
     _check_causal(network)
     return network
+
+
+def _bos(tokenizer: Any) -> int | None:
+    return getattr(tokenizer, "bos_token_id", None)
 
 
 @torch.no_grad()
@@ -185,7 +232,8 @@ def _check_whole(path: Path) -> None:
     with path.open("rb") as f:
         head = f.read(8)
         n_header = int.from_bytes(head, "little")
-        if head[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK"):
+        pickled = head[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK")
+        if pickled and 8 + n_header > size:  # a header of 640 bytes begins like a pickle, and is shorter than the file
             raise BadWeights(f"{path} is a pickle under another name: refused, as it can run code when opened.")
         try:
             header = json.loads(f.read(n_header)) if 8 + n_header <= size else {}

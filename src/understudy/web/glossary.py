@@ -2,7 +2,9 @@
 
 from understudy.web.markup import Markup, join, tag
 
-TERMS: dict[str, tuple[str, str, str]] = {
+Terms = dict[str, tuple[str, str, str]]
+
+TERMS: Terms = {
     # key: (name, unit, definition)
     "loss": (
         "Loss",
@@ -55,8 +57,9 @@ TERMS: dict[str, tuple[str, str, str]] = {
     ),
     "compute": (
         "Equivalent compute",
-        "share of the pre-training compute, or FLOPs",
-        "The pre-training compute after which the network itself had the understudy's loss, read off its checkpoints.",
+        "FLOPs",
+        "The least training compute, 6 x parameters x tokens, at which a ladder of networks of one family has the "
+        "understudy's loss on the same places. Interpolated between two rungs; beyond the ends not measured.",
     ),
     "parameters": (
         "Share of parameters replaced",
@@ -140,14 +143,14 @@ TERMS: dict[str, tuple[str, str, str]] = {
 }
 
 
-def term(key: str, label: str | None = None) -> Markup:
+def term(key: str, label: str | None = None, terms: Terms = TERMS) -> Markup:
     """The name of a figure (or `label`) with a link to its definition."""
-    name = TERMS[key][0]
+    name = terms[key][0]
     link = tag("a", "?", href=f"#def-{key.replace('_', '-')}", class_="q", aria_label=f"What is {name}?")
     return join(tag("span", name if label is None else label, class_="term"), "\u2060", link)
 
 
-def glossary() -> Markup:
+def glossary(terms: Terms = TERMS) -> Markup:
     """All definitions as a description list."""
     entries = [
         tag(
@@ -156,6 +159,6 @@ def glossary() -> Markup:
             tag("dd", text),
             id=f"def-{key.replace('_', '-')}",
         )
-        for key, (name, unit, text) in TERMS.items()
+        for key, (name, unit, text) in terms.items()
     ]
     return tag("dl", *entries, class_="glossary")

@@ -8,7 +8,7 @@ from importlib.resources import files
 from understudy.core.records.scorecard import Report
 from understudy.web import sections
 from understudy.web.glossary import glossary
-from understudy.web.markup import Markup, join, raw, tag
+from understudy.web.markup import Child, Markup, raw, tag
 from understudy.web.tables import section
 from understudy.web.verdict import headline
 
@@ -40,19 +40,27 @@ def render(report: Report) -> str:
         "provenance": sections.provenance(report),
     }
     links = [tag("li", tag("a", CONTENTS[key], href=f"#{key}")) for key, part in parts.items() if part]
-    body = tag(
-        "body",
+    return document(
+        f"Understudy: {card.run}",
         tag("a", "Skip to the figures", href="#main", class_="skip"),
         headline(card),
         tag("nav", tag("ul", *links), aria_label="Contents"),
         tag("main", *parts.values(), id="main"),
-        raw("script", _static("page.js")),
     )
-    return "<!doctype html>\n" + tag("html", _head(card.run), body, lang="en") + "\n"
 
 
-def _head(run: str) -> Markup:
-    style, script = _static("page.css"), _static("page.js")
+def document(title: str, *body: Child, also: str | None = None) -> str:
+    """A whole page that loads nothing: our style sheet, our script, and the policy that refuses any other.
+
+    also: a second sheet and script of ours, by name (`graph`).
+    """
+    names = ["page", also] if also else ["page"]
+    style, script = ("".join(_static(f"{name}.{kind}") for name in names) for kind in ("css", "js"))
+    inside = tag("body", *body, raw("script", script))
+    return "<!doctype html>\n" + tag("html", _head(title, style, script), inside, lang="en") + "\n"
+
+
+def _head(title: str, style: str, script: str) -> Markup:
     policy = (
         f"default-src 'none'; style-src '{_digest(style)}'; script-src '{_digest(script)}'; img-src data:; "
         "base-uri 'none'; form-action 'none'"
@@ -65,7 +73,7 @@ def _head(run: str) -> Markup:
         tag("meta", name="color-scheme", content="light dark"),
         tag("meta", name="referrer", content="no-referrer"),
         tag("link", rel="icon", href="data:,"),
-        tag("title", join("Understudy: ", run)),
+        tag("title", title),
         raw("style", style),
     )
 

@@ -15,6 +15,7 @@ def headline(card: Scorecard) -> Markup:
         "header",
         tag("p", "Understudy ", tag("span", card.run), class_="kicker"),
         tag("h1", sentence(card), id="verdict"),
+        *(tag("p", tag("strong", "Warning: "), text, class_="against") for text in card.warnings),
         _cast(card),
         tag("p", rivals_sentence(card), class_="against") if card.baselines else None,
         _key_figures(card),

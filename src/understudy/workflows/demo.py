@@ -31,6 +31,8 @@ class DemoConfig(Config):
     """Held-out sequences to judge on."""
     seed: int = 0
     """Decides everything random."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:1; auto is the first GPU where there is one."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ def demo(config: DemoConfig, progress: Progress = SILENT) -> Demo:
     """Train, evaluate and report. A demo run that was there before is moved aside, not mixed in."""
     train_config = TrainConfig(
         network=config.network, kind="transcoder", sites="mlp", n_latents=config.n_latents, k=config.k,
-        tokens=config.tokens, seed=config.seed, out=_fresh(config.out, progress),
+        tokens=config.tokens, seed=config.seed, out=_fresh(config.out, progress), device=config.device,
     )  # fmt: skip
     seconds: dict[str, float] = {}
     began = time.monotonic()

@@ -8,16 +8,18 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor
 
-from understudy.core.dictionary import Dictionary
+from understudy.core.dictionary import Context, Dictionary
 from understudy.core.latents import Latents
 from understudy.core.network import Network
+from understudy.core.records.artifact import RunFolder
 from understudy.core.records.config import Config
 from understudy.core.records.errors import BadFolder
 from understudy.core.records.progress import SILENT, Progress
-from understudy.core.records.scorecard import Context, CurvePoint, Feature, Report, Scorecard, Token
+from understudy.core.records.scorecard import Context as Shown
+from understudy.core.records.scorecard import CurvePoint, Feature, Report, Scorecard, Token
 from understudy.data import Order
 from understudy.workflows._data import DEFAULT_CONTEXT, open_sequences
-from understudy.workflows.evaluate import EvaluateConfig, SavedRun, evaluate, open_run
+from understudy.workflows.evaluate import EvaluateConfig, SavedRun, address, evaluate, named, open_run
 
 BANDS = (("top", 0.99, 1.0), ("90-99%", 0.9, 0.99), ("50-90%", 0.5, 0.9), ("0-50%", 0.0, 0.5))
 PER_BAND, BEFORE, AFTER, OUTPUTS, BATCH = 3, 16, 7, 8, 16
@@ -27,7 +29,9 @@ class ReportConfig(Config):
     """What the report shows."""
 
     run: Path
-    """Folder of a finished run."""
+    """Folder of a finished run; RUN:mlp.3 is one group of it alone."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:1; auto is the first GPU where there is one."""
     network: str | None = None
     """The run's network, where its config names code (py:...), which is never run unasked."""
     features: PositiveInt = 60
@@ -41,23 +45,31 @@ class ReportConfig(Config):
 @torch.no_grad()
 def report(config: ReportConfig, progress: Progress = SILENT, network: Network | None = None) -> Report:
     """Gather a run's report; judges it first if no scorecard is there. Features are also kept as features.json."""
-    run = open_run(config.run, network or config.network)
-    if not run.folder.file("scorecard.json").exists():
-        evaluate(EvaluateConfig(run=config.run, network=config.network), progress, network)
+    run = open_run(config.run, network or config.network, config.device)
+    if not run.folder.file(run.file_name("scorecard.json")).exists():
+        evaluate(EvaluateConfig(run=config.run, network=config.network, device=config.device), progress, network)
     card = _scorecard(run)
     features = _features(config, run, progress)
-    run.folder.write_json("features.json", {s: [f.model_dump() for f in fs] for s, fs in features.items()})
+    described = {s: [f.model_dump() for f in fs] for s, fs in features.items()}
+    run.folder.write_json(run.file_name("features.json"), described)
     curves = [CurvePoint(places=line["places"], terms=line["groups"]) for line in run.folder.metrics()]
     return Report(scorecard=card, features=features, curves=curves, provenance=run.folder.read_json("provenance.json"))
 
 
+def write_page(config: ReportConfig, page: str) -> Path:
+    """Write report.html into the run's folder; the page of a part of a run has a name of its own."""
+    folder, part = address(config.run)
+    return RunFolder(folder).write_text(named("report.html", part), page)
+
+
 def _scorecard(run: SavedRun) -> Scorecard:
+    path = run.folder.file(run.file_name("scorecard.json"))
     try:
-        return Scorecard.model_validate_json(run.folder.file("scorecard.json").read_text())
+        return Scorecard.model_validate_json(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise BadFolder(
-            f"{run.folder.file('scorecard.json')} is not a scorecard of this version ({str(error).splitlines()[0]}). "
-            f"Make it again: understudy evaluate {run.folder.path}"
+            f"{path} is not a scorecard of this version ({str(error).splitlines()[0]}). "
+            f"Make it again: understudy evaluate {run.folder.path}{':' if run.part else ''}{run.part}"
         ) from None
 
 
@@ -81,6 +93,7 @@ def _features(config: ReportConfig, run: SavedRun, progress: Progress) -> dict[s
         "held_out",
         run.config.context,
         config.sequences * (run.config.context or DEFAULT_CONTEXT),
+        run.skip_first,
     )
     picked = Order(len(sequences), config.seed + 1).stream(0, min(config.sequences, len(sequences)))
     members = [m for g in run.groups for m in g.members]
@@ -89,11 +102,13 @@ def _features(config: ReportConfig, run: SavedRun, progress: Progress) -> dict[s
     with progress.task("finding contexts", len(picked), "sequences") as task:
         for i in range(0, len(picked), BATCH):
             batch = sequences.batch(picked[i : i + BATCH])
-            acts = run.network.record(batch, [s for g in run.groups for s in g.reads])
+            there = batch.to(run.network.device)
+            acts = run.network.record(there, [s for g in run.groups for s in g.reads])
             ids.append(batch.inputs["input_ids"])
             mask.append(torch.ones_like(ids[-1], dtype=torch.bool) if batch.mask is None else batch.mask)
             for f, member in zip(found, members, strict=True):
-                _collect(f, member.encode(acts).z, i * ids[0].shape[1])
+                z = member.encode(acts, Context(there.inputs, there.mask)).z
+                _collect(f, z, i * ids[0].shape[1])
             task.update(i + len(ids[-1]))
     tokens, real = torch.cat(ids), torch.cat(mask)
     texts = _texts(tokenizer, tokens)
@@ -105,9 +120,9 @@ def _features(config: ReportConfig, run: SavedRun, progress: Progress) -> dict[s
 
 def _collect(found: _Found, z: Latents, offset: int) -> None:
     on = z.values > 0
-    found.latent.append(z.ids[on])
-    found.value.append(z.values[on])
-    found.place.append(z.rows[on] + offset)
+    found.latent.append(z.ids[on].cpu())
+    found.value.append(z.values[on].cpu())
+    found.place.append((z.rows[on] + offset).cpu())
 
 
 def _texts(tokenizer: object, tokens: Tensor) -> dict[int, str]:
@@ -141,7 +156,7 @@ def _describe(
 
 def _contexts(
     value: Tensor, place: Tensor, tokens: Tensor, real: Tensor, texts: dict[int, str], generator: torch.Generator
-) -> list[Context]:
+) -> list[Shown]:
     """Up to three places of each band of the latent's own activations, drawn at random within the band."""
     at = dict(zip(place.tolist(), value.tolist(), strict=True))
     order = value.argsort(descending=True)
@@ -156,12 +171,12 @@ def _contexts(
     return out
 
 
-def _context(band: str, place: int, at: dict[int, float], tokens: Tensor, real: Tensor, texts: dict) -> Context:
+def _context(band: str, place: int, at: dict[int, float], tokens: Tensor, real: Tensor, texts: dict) -> Shown:
     length = tokens.shape[1]
     row, column = divmod(place, length)
     first, last = max(0, column - BEFORE), min(length, column + AFTER + 1)
     shown = [c for c in range(first, last) if bool(real[row, c])]
-    return Context(
+    return Shown(
         band=band,
         tokens=[Token(text=texts[int(tokens[row, c])], activation=at.get(row * length + c, 0.0)) for c in shown],
         peak=shown.index(column),
@@ -171,9 +186,10 @@ def _context(band: str, place: int, at: dict[int, float], tokens: Tensor, real: 
 def _effects(run: SavedRun, member: Dictionary, ids: Tensor) -> list[tuple[list, list]]:
     """For each latent the outputs its atom raises and lowers most through the direct path to the logits."""
     tokenizer = run.network.tokenizer
-    effect = run.network.logit_effects(member.atoms(ids)[member.writes[0]])
+    effect = run.network.logit_effects(member.atoms(ids.to(run.network.device))[member.writes[0]])
     if effect is None:
         return []
+    effect = effect.cpu()
 
     def named(row: Tensor, best: Sequence[int]) -> list[tuple[str, float]]:
         return [(tokenizer.decode([i]), float(row[i])) for i in best]

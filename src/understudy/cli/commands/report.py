@@ -2,16 +2,15 @@
 
 from typing import Any
 
-from understudy.core.records.artifact import RunFolder
 from understudy.core.records.progress import Progress
 from understudy.web.page import render
 from understudy.workflows.report import ReportConfig as Config
-from understudy.workflows.report import report
+from understudy.workflows.report import report, write_page
 
 
 def run(config: Config, progress: Progress) -> tuple[Any, Any]:
     found = report(config, progress)
-    path = RunFolder(config.run).write_text("report.html", render(found))
+    path = write_page(config, render(found))
     features = sum(map(len, found.features.values()))
     size = path.stat().st_size
     return {

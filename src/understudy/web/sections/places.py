@@ -17,9 +17,10 @@ def places(card: Scorecard) -> Markup | None:
     if not card.slices and not card.positions:
         return None
     lead = "The excess loss of the whole, taken apart. Slices are sorted by what they add: share × excess loss."
-    slices = _slices(card.slices) if card.slices else None
+    columns = dict.fromkeys(s.column for s in card.slices)
+    slices = [_slices([s for s in card.slices if s.column == column], column) for column in columns]
     along = tag("h3", "By position", id="positions"), positions_chart(card.positions), _positions(card.positions)
-    return section("places", "Where it is lost", slices, along if card.positions else None, lead=lead)
+    return section("places", "Where it is lost", *slices, along if card.positions else None, lead=lead)
 
 
 def contribution(part: Slice) -> float | None:
@@ -31,7 +32,8 @@ def by_contribution(slices: list[Slice]) -> list[Slice]:
     return sorted(slices, key=lambda s: (contribution(s) is None, -(contribution(s) or 0.0)))
 
 
-def _slices(slices: list[Slice]) -> Markup:
+def _slices(slices: list[Slice], column: str) -> Markup:
+    by = "by kind of token" if column == "kind" else f"by {column}"
     ordered = by_contribution(slices)
     dots = []
     for part in ordered:
@@ -40,7 +42,7 @@ def _slices(slices: list[Slice]) -> Markup:
         dots.append(Dot(label, figures, *span(part.delta_loss), look="part"))
     ends = [end for part in ordered for end in span(part.delta_loss) if end is not None]
     scale = spanning(ends or [0.0, 1.0], zero=True)
-    chart = dot_chart(dots, scale, "Excess loss by slice", "nats per place of the slice, beside its share of places")
+    chart = dot_chart(dots, scale, f"Excess loss {by}", "nats per place of the slice, beside its share of places")
     rows = [
         (
             part.name,
@@ -60,7 +62,7 @@ def _slices(slices: list[Slice]) -> Markup:
         term("delta_loss", "excess, nats"),
         "adds, nats",
     )
-    return join(chart, table("Slices, by what they add to the excess loss", head, rows))
+    return join(chart, table(f"Slices {by}, by what they add to the excess loss", head, rows))
 
 
 def _added(part: Slice) -> str:

@@ -63,26 +63,28 @@ def build_arms(
     sites += [n.site for t in wanted if t.read != t.write and (n := neurons.get(t.write))]
     acts: dict[Site, list[torch.Tensor]] = {s: [] for s in dict.fromkeys(sites)}
     whole: dict[Site, list[torch.Tensor]] = {t.write: [] for t in wanted}
+    counted: dict[Site, list[torch.Tensor]] = {t.write: [] for t in wanted}
     picked = Order(len(sequences), seed).stream(0, len(sequences))
     needed = max(FIT_PLACES, 20 * max(network.width(s) for s in acts))
     with progress.task("fitting rivals", len(wanted) + 1, "sites") as task:
         for i in range(0, len(picked), 16):
-            batch = sequences.batch(picked[i : i + 16])
+            batch = sequences.batch(picked[i : i + 16]).to(network.device)
             for site, value in network.record(batch, acts).items():
-                full = torch.ones(len(value), dtype=torch.bool)
-                real = torch.ones(value.shape[:-1], dtype=torch.bool)
-                if batch.mask is not None and batch.mask.shape == real.shape:
-                    real, full = batch.mask, batch.mask.flatten(1).all(1)
-                acts[site].append(value[real].float())
+                places = torch.ones(value.shape[:-1], dtype=torch.bool, device=value.device)
+                if batch.mask is not None and batch.mask.shape == places.shape:
+                    places = batch.mask
+                acts[site].append(value[places].float())
                 if site in whole:
-                    whole[site].append(value[full].float())
+                    whole[site].append(value.float())
+                    counted[site].append(places)
             if sum(map(len, acts[sites[0]])) >= needed:
                 break
         sample = {s: torch.cat(v) for s, v in acts.items()}
         made: dict[str, list[Dictionary]] = {}
         for j, t in enumerate(wanted):
             task.update(j, str(t.write))
-            for name, dictionary in _rivals(t, sample, torch.cat(whole[t.write]), neurons.get(t.write), seed).items():
+            full = torch.cat(whole[t.write]), torch.cat(counted[t.write])
+            for name, dictionary in _rivals(t, sample, full, neurons.get(t.write), seed).items():
                 made.setdefault(name, []).append(dictionary)
         task.update(len(wanted) + 1)
     complete = {name: found for name, found in made.items() if len(found) == len(wanted)}
@@ -92,8 +94,11 @@ def build_arms(
     ]
 
 
-def _rivals(t: Target, sample: dict, whole: torch.Tensor, neurons, seed: int) -> dict[str, Dictionary]:
-    k = max(1, round(t.l0))
+def _rivals(
+    t: Target, sample: dict, full: tuple[torch.Tensor, torch.Tensor], neurons, seed: int
+) -> dict[str, Dictionary]:
+    """sample: rows of the places that count; full: whole sequences at the written site, and which places count."""
+    k, (whole, counted) = max(1, round(t.l0)), full
     out: dict[str, Dictionary] = {
         "zero": Constant.zero(t.write, sample),
         "mean": Constant.mean(t.write, sample),
@@ -102,7 +107,7 @@ def _rivals(t: Target, sample: dict, whole: torch.Tensor, neurons, seed: int) ->
         "random_dictionary": RandomDictionary.fit(t.read, t.write, t.n_latents, TopK(k), sample, seed),
     }
     if whole.dim() == 3 and len(whole):
-        out["position_mean"] = PositionMean.fit(t.write, whole)
+        out["position_mean"] = PositionMean.fit(t.write, whole, counted)
     if t.read == t.write:
         d = sample[t.write].shape[-1]
         out["top_channels_mean_filled"] = TopNeurons.channels(t.write, d, min(k, d), sample)

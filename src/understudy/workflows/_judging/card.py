@@ -3,18 +3,19 @@
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from understudy.core.batch import Sequences
 from understudy.core.names import short_name
 from understudy.core.network import Network
-from understudy.core.records.metric import Metric, NotMeasured
+from understudy.core.records.metric import Metric, NotMeasured, exact
 from understudy.core.records.scorecard import Behaviour, DictionaryRow, Positions, Recovered, Rival, Slice
 from understudy.metrics import ArmSums, Bootstrap, Dead, NGrams, equivalent_ngram
 from understudy.metrics.behaviour import ALL, POSITION_NAMES
 from understudy.workflows._judging.arms import ABLATIONS, Arm
-from understudy.workflows._judging.passes import CLEAN, UNDERSTUDY, Judged, Local
-
-NO_LADDER = NotMeasured(not_measured="no ladder of networks of this family to compare with")
+from understudy.workflows._judging.passes import CLEAN, UNDERSTUDY, Judged, Local, tag
+from understudy.workflows._judging.rungs import LadderSums
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Figures:
     bootstrap: Bootstrap
     ngrams: np.ndarray | NotMeasured
     """Losses summed by sequence, [orders, n_sequences]."""
+    ladder: LadderSums | NotMeasured
     divergence_unit: str = "nats"
 
     @property
@@ -46,7 +48,7 @@ class Figures:
             top1_agreement=arm.top1_agreement(b),
             recovered=Recovered(**{a: self._recovered(arm, a) for a in ABLATIONS}),
             equivalent_ngram=self._order(arm),
-            equivalent_compute=NO_LADDER,
+            equivalent_compute=self._compute(arm),
         )
 
     def _recovered(self, arm: ArmSums, ablation: str) -> Metric:
@@ -59,6 +61,9 @@ class Figures:
             return self.ngrams if isinstance(self.ngrams, NotMeasured) else NotMeasured(not_measured="no loss")
         return equivalent_ngram(self.bootstrap, arm.sums["loss"][0], self.ngrams, arm.count[0])
 
+    def _compute(self, arm: ArmSums) -> Metric:
+        return self.ladder.compute(arm, self.bootstrap) if isinstance(self.ladder, LadderSums) else self.ladder
+
     def rival(self, arm: Arm) -> Rival:
         """An arm compared with the understudy, sequence by sequence."""
         return Rival(
@@ -70,13 +75,14 @@ class Figures:
         )
 
     def slices(self) -> list[Slice]:
-        """By the kind of the predicted token, where kinds are known."""
+        """By the labels of the predicted token, column by column; values without a scored place are left out."""
         clean = self.sums[CLEAN]
         counts = dict(zip(clean.slices, clean.count.sum(1), strict=True))
         return [
-            Slice(name=name.removeprefix("kind/"), share=float(count / counts[ALL]), **self._part(name))
-            for name, count in counts.items()
-            if name.startswith("kind/") and count
+            Slice(name=value, column=column.name, share=float(counts[part] / counts[ALL]), **self._part(part))
+            for column in self.judged.labels
+            for value in column.values
+            if counts[part := f"{tag(column)}/{value}"]
         ]
 
     def positions(self) -> list[Positions]:
@@ -123,7 +129,7 @@ def not_run(reason: NotMeasured) -> Behaviour:
         top1_agreement=reason,
         recovered=recovered,
         equivalent_ngram=reason,
-        equivalent_compute=NO_LADDER,
+        equivalent_compute=reason,
     )
 
 
@@ -144,11 +150,20 @@ def dictionary_rows(network: Network, local: Local, bootstrap: Bootstrap) -> lis
                 l0=counter.l0(bootstrap),
                 dead=dead.share if isinstance(dead, Dead) else dead,
                 shrinkage=reconstruction.shrinkage(bootstrap),
+                largest_norm=_largest_norm(local.norms.get(site, [])),
                 density=tuple(histogram.counts.tolist()),
                 density_edges=tuple(histogram.edges.tolist()),
             )
         )
     return out
+
+
+def _largest_norm(found: list[Tensor]) -> Metric:
+    """The largest norm over the median: above some tens, a few massive activations rule every squared error."""
+    norms = torch.cat(found) if found else torch.zeros(0)
+    if len(norms) == 0 or not float(norms.median()):
+        return NotMeasured(not_measured="the median activation is 0")
+    return exact(float(norms.max() / norms.median()), "medians", len(norms))
 
 
 def ngram_sums(network: Network, train: Sequences, held_out: Sequences, picked) -> np.ndarray | NotMeasured:

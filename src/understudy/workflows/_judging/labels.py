@@ -1,16 +1,61 @@
-"""The kind of each target token, where the data is Python source: free labels for slices."""
+"""What slices are made by: columns of the data, and the kind of each target token where the data are Python source."""
 
-import torch
+from collections.abc import Sequence
+
 from torch import Tensor
 
+from understudy.core.batch import Sequences
 from understudy.core.network import Network
-from understudy.data import Packed, Tokens, open_data, pack
+from understudy.core.records.errors import BadData, UnknownName, WrongShape
+from understudy.core.records.progress import Progress
+from understudy.data import Column, Packed, column, open_data
+from understudy.data.labels import MAX_VALUES, of_targets
 from understudy.data.packing import separator_of
-from understudy.data.token_kinds import token_kinds
+from understudy.data.token_kinds import KINDS, token_kinds
+
+KIND = "kind"
 
 
-def target_kinds(network: Network, spec: str, split: str, packed: Packed) -> Tensor | None:
-    """For each place the kind of the token it predicts, [rows, context], -1 where unknown; None without Python."""
+def columns(
+    network: Network,
+    spec: str,
+    sequences: Sequences,
+    names: Sequence[str] | None,
+    picked: Tensor,
+    progress: Progress,
+) -> list[Column]:
+    """The columns that slices are made by. names: None gives the kind of Python token where it is known.
+
+    A column of more than 50 values keeps the largest on the rows `picked`; that is said. Raises UnknownName for a
+    column that is not there, BadData where the data are not tokens.
+    """
+    if not isinstance(sequences, Packed):
+        if names:
+            raise BadData(f"{network.name} runs on sequences of its own, which have no columns to slice by.")
+        return []
+    if names is None:
+        kinds = target_kinds(network, spec, "held_out", sequences)
+        return [kinds] if kinds else []
+    found = [_column(network, spec, sequences, name) for name in dict.fromkeys(names)]
+    kept = [one.largest(picked) for one in found]
+    for whole, part in zip(found, kept, strict=True):
+        if part is not whole:
+            progress.say(f"{whole.name} has more than {MAX_VALUES} values: the rest are {part.values[-1]}.")
+    return kept
+
+
+def _column(network: Network, spec: str, packed: Packed, name: str) -> Column:
+    own = {key for labels in packed.labels for key in labels}
+    if name == KIND and name not in own:
+        kinds = target_kinds(network, spec, "held_out", packed)
+        if kinds is None:
+            raise UnknownName(f"kind is what each token is to Python, and {spec} holds no Python files (*.py).")
+        return kinds
+    return column(packed, name, spec)
+
+
+def target_kinds(network: Network, spec: str, split: str, packed: Packed) -> Column | None:
+    """For each place the kind of the token it predicts; None without Python files."""
     backend = getattr(network.tokenizer, "backend_tokenizer", None)
     if backend is None or not spec.startswith(("stdlib", "text:")):
         return None
@@ -20,13 +65,12 @@ def target_kinds(network: Network, spec: str, split: str, packed: Packed) -> Ten
         encoding = backend.encode(document.text, add_special_tokens=False)
         known = document.name.endswith(".py")
         python |= known
-        kinds = token_kinds(document.text, encoding.offsets) + 1 if known else [0] * len(encoding.ids)
-        rows.append(Tokens([*head, *kinds]))
+        kinds = token_kinds(document.text, encoding.offsets) if known else [-1] * len(encoding.ids)
+        rows.append([*head, *kinds])
     if not python:
         return None
-    kinds = pack(rows, packed.tokens.shape[1]).tokens.long() - 1
-    if kinds.shape != packed.tokens.shape:
+    try:
+        codes = packed.spread([row for row in rows if row])
+    except WrongShape:
         return None
-    out = torch.full_like(kinds, -1)
-    out[:, :-1] = kinds[:, 1:]
-    return out
+    return Column(KIND, KINDS, of_targets(codes, packed))

@@ -1,7 +1,7 @@
 """One pass over the evaluation sequences: every arm on the same places, summed by sequence."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from understudy.core.batch import Batch, Sequences
-from understudy.core.dictionary import Group
+from understudy.core.dictionary import Context, Group
 from understudy.core.network import Network
 from understudy.core.records.errors import AcausalReplacement
 from understudy.core.records.metric import NotMeasured
 from understudy.core.records.progress import Progress
 from understudy.core.replacement import STANDALONE, Recording, Replacement, Run
 from understudy.core.site import Site
-from understudy.data.token_kinds import KINDS
+from understudy.data import Column
 from understudy.metrics import ArmSums, Reconstruction, Sparsity
 from understudy.workflows._judging.arms import Arm
 
@@ -31,6 +31,8 @@ class Local:
     group: Group
     sites: dict[Site, Reconstruction]
     sparsity: list[Sparsity]
+    norms: dict[Site, list[Tensor]] = field(default_factory=dict)
+    """Norms of the activations at each written site, of places that do not count too, but not of padding."""
 
     def mean_l0(self, site: Site) -> float:
         """Latents on at a place, of the member that writes `site` first; of all members if none does."""
@@ -51,16 +53,23 @@ def local_pass(
     with progress.task("local figures", n, "sequences") as task:
         for i in range(0, n, BATCH):
             at = torch.arange(i, min(i + BATCH, n))
-            batch = sequences.batch(picked[at])
+            batch = sequences.batch(picked[at]).to(network.device)
             acts = network.record(batch, sites)
             for local in out:
-                encoded = local.group.encode(acts)
+                encoded = local.group.encode(acts, Context(batch.inputs, batch.mask))
+                for site in local.group.writes:
+                    local.norms.setdefault(site, []).append(_norms(acts[site], batch))
                 for site, hat in local.group.write([e.z for e in encoded], acts).items():
                     local.sites[site].update(acts[site].float(), hat, at, _places(batch.mask, hat))
                 for counter, e in zip(local.sparsity, encoded, strict=True):
                     counter.update(e.z, at, _places(batch.mask, e.z))
             task.update(i + len(at))
     return out
+
+
+def _norms(acts: Tensor, batch: Batch) -> Tensor:
+    norms, attended = acts.float().norm(dim=-1), batch.inputs.get("attention_mask")
+    return (norms if attended is None or attended.shape != norms.shape else norms[attended.bool()]).flatten().cpu()
 
 
 def _places(mask: Tensor | None, value: Any) -> Tensor | None:
@@ -77,7 +86,14 @@ class Judged:
     l0: dict[str, np.ndarray]
     """Latents on, summed over real places and averaged over an arm's dictionaries, [n_sequences]."""
     places: np.ndarray
-    """Real places of each sequence."""
+    """Places of each sequence that count."""
+    labels: Sequence[Column] = ()
+    """What the sums are sliced by."""
+
+
+def tag(column: Column) -> str:
+    """The name of a column among the sums, where `position` is taken."""
+    return f"label:{column.name}"
 
 
 @torch.no_grad()
@@ -87,35 +103,35 @@ def behaviour_pass(
     arms: Sequence[Arm],
     sequences: Sequences,
     picked: Tensor,
-    labels: Tensor | None,
+    labels: Sequence[Column],
     progress: Progress,
 ) -> Judged | NotMeasured:
-    """Sums for `clean`, `understudy` and every arm. labels: the kind of each target of all sequences, or None.
+    """Sums for `clean`, `understudy` and every arm, whole and by the labels of the predicted tokens.
 
     NotMeasured if the understudy cannot run in the network's place (an acausal crosscoder).
     """
     runs = {UNDERSTUDY: Replacement(network, groups)} | {a.name: Replacement(network, a.groups) for a in arms}
     partner = {a.name for a in arms if a.from_partner}
-    tags = {"kind": KINDS} if labels is not None else {}
+    tags = {tag(c): c.values for c in labels}
     sums = {name: ArmSums(name, len(picked), tags) for name in (CLEAN, *runs)}
     n = len(picked)
-    judged = Judged(sums, {name: np.zeros(n) for name in runs}, np.zeros(n))
+    judged = Judged(sums, {name: np.zeros(n) for name in runs}, np.zeros(n), labels)
     with progress.task("running arms", n * len(sums), "sequences") as task:
         for i in range(0, n, BATCH):
             at = torch.arange(i, min(i + BATCH, n))
-            batch = sequences.batch(picked[at])
-            other = sequences.batch(picked[(at + n // 2) % n])
+            batch = sequences.batch(picked[at]).to(network.device)
+            other = sequences.batch(picked[(at + n // 2) % n]).to(network.device)
             clean = network.forward(batch)
-            kinds = None if labels is None else labels[picked[at]]
-            _add(sums[CLEAN], network, batch, at, clean, clean, kinds)
-            judged.places[at.numpy()] = _real(batch).flatten(1).sum(1).numpy()
+            codes = {tag(c): c.codes[picked[at]] for c in labels}
+            _add(sums[CLEAN], network, batch, at, clean, clean, codes)
+            judged.places[at.numpy()] = _real(batch).flatten(1).sum(1).cpu().numpy()
             for j, (name, replacement) in enumerate(runs.items()):
                 recording = _partner(replacement, other) if name in partner else None
                 try:
                     run = replacement.run(batch, STANDALONE, recording)
                 except AcausalReplacement as error:
                     return NotMeasured(not_measured=str(error))
-                _add(sums[name], network, batch, at, clean, run.output, kinds)
+                _add(sums[name], network, batch, at, clean, run.output, codes)
                 judged.l0[name][at.numpy()] = _spent(run, _real(batch))
                 task.update(i * len(sums) + len(at) * (j + 2), name)
     return judged
@@ -124,7 +140,7 @@ def behaviour_pass(
 def _real(batch: Batch) -> Tensor:
     """True at the places of the batch that count."""
     like = batch.targets if batch.targets is not None else next(iter(batch.inputs.values()))
-    return batch.mask if batch.mask is not None else torch.ones(like.shape[:2], dtype=torch.bool)
+    return batch.mask if batch.mask is not None else torch.ones(like.shape[:2], dtype=torch.bool, device=like.device)
 
 
 def _spent(run: Run, real: Tensor) -> np.ndarray:
@@ -133,7 +149,7 @@ def _spent(run: Run, real: Tensor) -> np.ndarray:
         sum((z.l0() * real if z.shape == real.shape else z.l0()).reshape(len(real), -1).sum(1) for z in calls)
         for calls in run.latents.values()
     ]
-    return torch.stack([torch.as_tensor(t) for t in totals]).double().mean(0).numpy()
+    return torch.stack([torch.as_tensor(t) for t in totals]).double().mean(0).cpu().numpy()
 
 
 def _partner(replacement: Replacement, batch: Batch) -> Recording:
@@ -144,7 +160,7 @@ def _partner(replacement: Replacement, batch: Batch) -> Recording:
 
 
 def _add(
-    sums: ArmSums, network: Network, batch: Batch, at: Tensor, clean: Any, output: Any, kinds: Tensor | None
+    sums: ArmSums, network: Network, batch: Batch, at: Tensor, clean: Any, output: Any, codes: dict[str, Tensor]
 ) -> None:
     loss = network.loss(output, batch)
     kl = network.divergence(clean, output, batch)
@@ -160,5 +176,5 @@ def _add(
         at, scored,
         loss=None if isinstance(loss, NotMeasured) else loss,
         kl=kl, agree=agree, position=position,
-        tags=None if kinds is None else {"kind": kinds},
+        tags=codes,
     )  # fmt: skip

@@ -20,16 +20,25 @@ PROMPT_TOKENS, NEW_TOKENS, SHOWN = 32, 96, 4
 
 @torch.no_grad()
 def rollout(
-    network: Network, groups: Sequence[Group], sequences: Sequences, picked: Tensor, seed: int, progress: Progress
+    network: Network,
+    groups: Sequence[Group],
+    sequences: Sequences,
+    picked: Tensor,
+    seed: int,
+    progress: Progress,
+    skip_first: int = 0,
 ) -> Rollout:
-    """Sample at temperature 1 from the same prompts and random numbers, with and without the understudy."""
+    """Sample at temperature 1 from the same prompts and random numbers, with and without the understudy.
+
+    skip_first: places at the start of each text that keep the network's own activations.
+    """
     if network.tokenizer is None:
         return _not_run(NotMeasured(not_measured=f"{network.name} does not write text"))
     ids = sequences.batch(picked).inputs["input_ids"]
     length = min(PROMPT_TOKENS, ids.shape[1] // 4)
     new = min(NEW_TOKENS, ids.shape[1] - length)
     prompts = ids[:, :length]
-    replacement = Replacement(network, groups)
+    replacement = Replacement(network, groups, skip_first)
     with progress.task("free-running rollout", 2, "arms") as task:
         own = network.generate(prompts, new, seed)
         task.update(1)
