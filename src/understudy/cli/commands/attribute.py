@@ -1,0 +1,13 @@
+"""`understudy attribute RUN --input "..."`."""
+
+from typing import Any
+
+from understudy.core.records.progress import Progress
+from understudy.workflows.attribute import AttributeConfig as Config
+from understudy.workflows.attribute import attribute, described
+
+
+def run(config: Config, progress: Progress) -> tuple[Any, Any]:
+    graph = attribute(config, progress)
+    data, text = described(graph)
+    return {"graph": str(config.out), **data}, text
