@@ -116,7 +116,7 @@ def prose(page: Path) -> str:
 
 @cache
 def config(command: str):
-    return import_module(f"understudy.cli.commands.{command}").Config
+    return import_module(f"understudy.cli.commands.{command.replace('-', '_')}").Config
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

@@ -10,7 +10,7 @@ SRC = Path(__file__).parents[1] / "src"
 PACKAGE = SRC / "understudy"
 SHELVES = {
     "networks", "organisms", "data", "sparsity", "dictionaries", "objectives", "baselines", "controls", "metrics",
-    "attribution", "pruning", "edits", "explainers", "graders", "formats",
+    "attribution", "pruning", "edits", "explainers", "graders", "formats", "monitors",
 }  # fmt: skip
 RANK = {"core": 0, **dict.fromkeys(SHELVES, 1), "workflows": 2, "web": 3, "cli": 3}
 MAX_LINES = 350

@@ -22,6 +22,19 @@ COMMANDS = {
     "sites": Command("List the sites of a network: short name, module path, axes, width.", "network"),
     "train": Command("Train dictionaries on a network's activations."),
     "evaluate": Command("Run a run's dictionaries in the network's place and print the scorecard.", "run", True),
+    "score": Command("Judge dictionaries that others trained, from their files, on a network.", "dictionary", True),
+    "export": Command("Write a run's dictionaries in the files of another library.", "run", True),
+    "dictionaries": Command("List public dictionaries and the network each belongs to.", "network"),
+    "holes": Command("Say where a run loses its nats, and what its errors are like.", "run", True),
+    "ladder": Command("Score networks of known training compute, and say what compute a loss is worth."),
+    "attribute": Command("Make the computation graph of one input: which features make which, and how true.", "run"),
+    "view": Command("Show a graph as a page: one HTML file that needs nothing else.", "graph", True),
+    "prune": Command("Make a graph smaller by what matters, and print what that costs.", "graph", True),
+    "export-graph": Command("Write a graph as JSON for circuit-tracer's and Neuronpedia's viewers.", "graph", True),
+    "organisms": Command("List the networks whose mechanism is known, and check that it is there."),
+    "organism": Command("Write one of them to a folder: weights, truth, card.", "name"),
+    "exam": Command("Score methods on organisms against the truth, beside random and untrained ones."),
+    "run": Command("Run graphs of growing size in the network's place, beside rivals of their size.", "source", True),
     "report": Command("Write a run's report: one HTML file that needs nothing else.", "run", True),
 }
 
@@ -65,7 +78,7 @@ def _run(name: str, args: list[str], as_json: bool) -> int:
     from understudy.cli.arguments import parse
     from understudy.cli.progress import TerminalProgress
 
-    command = import_module(f"understudy.cli.commands.{name}")
+    command = import_module(f"understudy.cli.commands.{name.replace('-', '_')}")
     config = parse(name, COMMANDS[name], command.Config, args)
     with TerminalProgress() as progress:
         data, text = command.run(config, progress)
@@ -88,7 +101,8 @@ def _failed(kind: str, message: str, code: int, as_json: bool) -> int:
 
 
 def usage() -> str:
-    rows = "\n".join(f"  {name:<10} {c.summary}" for name, c in COMMANDS.items())
+    width = max(map(len, COMMANDS))
+    rows = "\n".join(f"  {name:<{width}} {c.summary}" for name, c in COMMANDS.items())
     return (
         "usage: understudy COMMAND [options]\n\n"
         "Take a trained network apart into sparse features, run them in its place, and say honestly how well they "
