@@ -38,10 +38,6 @@ def _rows(world: World, groups: list[Group], number: int, latent: int, split: st
     return torch.cat(shares), torch.cat(latents)
 
 
-def tpr_at_1_percent(low: Tensor, high: Tensor) -> float:
-    return float((high > low.quantile(0.99)).double().mean())
-
-
 def test_shares_are_those_of_the_plan(found: dict[str, tuple[Tensor, Tensor]]) -> None:
     shares, latents = found["usual"]
     parts = latents[:, :4] * torch.tensor([3.0, 4.0, 10.0, 20.0])
@@ -50,25 +46,27 @@ def test_shares_are_those_of_the_plan(found: dict[str, tuple[Tensor, Tensor]]) -
 
 
 def test_a_new_reason_is_told_where_novelty_and_pairs_are_not(found: dict[str, tuple[Tensor, Tensor]]) -> None:
-    def compared(monitor, which: int, trusted: str = "train") -> tuple[float, float]:
-        fitted = monitor.fit(found[trusted][which])
-        low = torch.cat([fitted.score(found[s][which]) for s in ("usual", "novel_pair")])
-        high = fitted.score(found["new_reason"][which])
-        both = torch.cat([low, high])
-        return auroc(both, torch.arange(len(both)) >= len(low)), tpr_at_1_percent(low, high)
+    """Alarms at a threshold that 1% of usual inputs pass: on the new reason, and on a pair that drives nothing."""
 
-    ours, caught = compared(NewReasons, 0)
-    assert ours > 0.99
+    def alarms(monitor, which: int, trusted: str = "train") -> tuple[float, float]:
+        fitted = monitor.fit(found[trusted][which])
+        threshold = fitted.score(found["usual"][which]).quantile(0.99)
+        return tuple(
+            float((fitted.score(found[s][which]) > threshold).double().mean()) for s in ("new_reason", "novel_pair")
+        )
+
+    caught, false = alarms(NewReasons, 0)
     assert caught > 0.95
-    for rival in (InputNovelty, SurprisePair):
-        theirs, tpr = compared(rival, 1, "anywhere")
-        assert tpr < 0.2, (rival, theirs, tpr)
-        assert theirs < 0.9
-    # Told only of the places where Z fires, novelty knows half of what ours knows, and still catches less. (Surprise is
-    # then a coin toss: it scores two pairs that never met, (C, D) and (E, F), by which sources were the more frequent.)
-    theirs, tpr = compared(InputNovelty, 1)
-    assert theirs < ours
-    assert tpr < caught - 0.2
+    assert false < 0.05
+    # A pair that never met is as surprising where it drives nothing.
+    surprised, false = alarms(SurprisePair, 1, "anywhere")
+    assert surprised > 0.9
+    assert false > 0.9
+    # Sources that are each usual are not novel; told only of the places where Z fires, novelty knows half of what
+    # ours knows, and still cannot tell the two apart as well.
+    for trusted in ("anywhere", "train"):
+        seen, false = alarms(InputNovelty, 1, trusted)
+        assert seen - false < caught - 0.2, (trusted, seen, false)
 
 
 def test_benign_inputs_raise_no_alarm(found: dict[str, tuple[Tensor, Tensor]]) -> None:
