@@ -200,8 +200,8 @@ def batch_norm(f: Freeze, func: Callable[..., Any], args: tuple, kwargs: dict) -
 
 def _table() -> dict[str, Rule]:
     by_rule: dict[Rule, str] = {
-        product: "mul multiply matmul bmm mm mv dot einsum grouped_mm linear conv1d conv2d conv3d conv_transpose1d "
-        "conv_transpose2d addmm baddbmm addbmm addmv addcmul outer inner tensordot bilinear",
+        product: "mul multiply matmul bmm mm mv dot einsum grouped_mm grouped_mm_fallback linear conv1d conv2d conv3d "
+        "conv_transpose1d conv_transpose2d addmm baddbmm addbmm addmv addcmul outer inner tensordot bilinear",
         quotient: "div true_divide divide",
         constant("pattern"): "softmax log_softmax softmin",
         constant(
