@@ -49,8 +49,8 @@ class Seen:
 class LocalPass:
     """A network, its groups and one input, ready to be run from leaves.
 
-    Raises BadInput for more than one sequence and for rules under which latents compete; AcausalReplacement for a
-    dictionary that must write before it has read; UnknownOperation.
+    Raises BadInput for more than one sequence, a network that is not on the CPU, and rules under which latents
+    compete; AcausalReplacement for a dictionary that must write before it has read; UnknownOperation.
     """
 
     def __init__(
@@ -58,6 +58,8 @@ class LocalPass:
     ) -> None:
         if batch.n_sequences != 1:
             raise BadInput(f"a graph is made for one input; this batch has {batch.n_sequences}.")
+        if network.device.type != "cpu":
+            raise BadInput(f"{network.name} is on {network.device}; graphs are made on the CPU: network.to('cpu').")
         self.network, self.groups, self.batch = network, tuple(groups), batch
         self.rules = {**RULES, **(rules or {})}
         check_thresholded(groups)
