@@ -3,10 +3,18 @@
 import pytest
 import torch
 from torch.nn import functional as F
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 from understudy.core.batch import Batch
-from understudy.core.records.errors import BadInput, WrongShape
+from understudy.core.names import find_sites
+from understudy.core.records.errors import BadInput, UnknownName, WrongShape
 from understudy.core.site import Site
 from understudy.networks import HFCausalLM, hf_causal_lm, next_tokens
 
@@ -139,3 +147,45 @@ def test_edits_hold_during_generation():
 def test_a_site_without_batch_position_and_features_says_so():
     with pytest.raises(WrongShape, match="no axes of batch, position and features"):
         llama().layout(Site("model.rotary_emb"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_norms_behind_are_found_in_every_block_of_a_deep_network_in_half_precision(dtype: torch.dtype) -> None:
+    """A block that adds little to a large stream: its sum is lost in rounding, and its kin say what it is."""
+    torch.manual_seed(0)
+    config = Gemma2Config(
+        hidden_size=64, num_hidden_layers=8, num_attention_heads=2, num_key_value_heads=2, intermediate_size=96,
+        vocab_size=61, head_dim=16, bos_token_id=1, eos_token_id=2, pad_token_id=0,
+    )  # fmt: skip
+    module = Gemma2ForCausalLM(config)
+    with torch.no_grad():
+        for block in module.model.layers[2:]:
+            for norm in (block.post_attention_layernorm, block.post_feedforward_layernorm):
+                norm.weight.fill_(-0.98)  # Gemma's gain is 1 + weight: these blocks add a fiftieth of the first two
+    network = HFCausalLM(module.to(dtype), "gemma2")
+    for i in range(8):
+        site = find_sites(network, f"blocks.{i}.hook_mlp_out")[0]
+        assert str(site) == f"model.layers.{i}.post_feedforward_layernorm:out"
+    assert not network.unsure_writes
+
+
+def test_a_name_whose_place_is_not_known_is_refused() -> None:
+    """Blocks that add 2.5 times what their parts write: no sum of them is what the block adds."""
+    torch.manual_seed(0)
+    module = LlamaForCausalLM(LlamaConfig(**SIZES))
+    block = type(module.model.layers[0])
+    plain = block.forward
+
+    def forward(self, hidden_states, *args, **kwargs):
+        out = plain(self, hidden_states, *args, **kwargs)
+        first = out[0] if isinstance(out, tuple) else out
+        made = hidden_states + 2.5 * (first - hidden_states)
+        return (made, *out[1:]) if isinstance(out, tuple) else made
+
+    block.forward = forward
+    try:
+        network = HFCausalLM(module, "scaled")
+        with pytest.raises(UnknownName, match="adds to the stream was not found"):
+            find_sites(network, "blocks.1.hook_mlp_out")
+    finally:
+        block.forward = plain

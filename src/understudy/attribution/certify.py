@@ -98,7 +98,8 @@ def second_derivative(local: LocalPass, sources: Sources, targets: Sequence[Targ
 
 def frozen_shares(local: LocalPass, sources: Sources, targets: Sequence[Target], seed: int) -> list[Frozen]:
     """For each rule, the share of the targets' squared change under live ablations that is lost by freezing it alone:
-    sum (live - frozen)^2 / sum live^2 over `ABLATED` latents, interval by bootstrap over them."""
+    sum (live - frozen)^2 / sum live^2 over `ABLATED` latents, interval by bootstrap over them. Choices (routing) are
+    held throughout."""
     active = torch.cat([torch.arange(e.first, e.first + len(e))[e.z.values != 0] for e in sources.events])
     active = active if len(active) else torch.arange(sources.constants)
     order = torch.randperm(len(active), generator=torch.Generator().manual_seed(seed + 1))
@@ -116,7 +117,9 @@ def frozen_shares(local: LocalPass, sources: Sources, targets: Sequence[Target],
     live = changes(lambda leaves: local.run(leaves, frozen=False))
     out = []
     for (rule, operation), modules in local.tape.uses().items():
-        frozen = changes(lambda leaves, rule=rule: local.run(leaves, thawed=[r for r in rules if r != rule]))
+        # With choices thawed, other places could reach an expert than those whose factors are held.
+        thawed = [r for r in rules if r not in (rule, "routing")]
+        frozen = changes(lambda leaves, thawed=thawed: local.run(leaves, thawed=thawed))
         lost, whole = ((live - frozen) ** 2).sum(1), (live**2).sum(1)
         share = (
             _ratio(lost, whole, "fraction", seed) if len(chosen) > 1 else NotMeasured(not_measured="too few sources")

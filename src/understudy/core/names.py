@@ -141,6 +141,8 @@ def _block_hook(network: Network, names: dict[str, Site], pattern: str, hook: st
     ours = _BLOCK_HOOKS[hook].format(i=i, before=i - 1)
     ours = "embed" if ours == "resid.-1" else ours
     if "_write." in ours and ours not in names:
+        if i in network.unsure_writes:
+            raise _untranslatable(network, pattern, f"what block {i} adds to the stream was not found")
         ours = ours.replace("_write.", "_out.")
     return _named(network, names, pattern, ours)
 

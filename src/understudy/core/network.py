@@ -167,6 +167,8 @@ class Network:
     """Longest sequence the network was made for."""
     vocab_size: int = 0
     """Number of token ids, for networks that have them."""
+    unsure_writes: frozenset[int] = frozenset()
+    """Blocks of which it is not known what their parts add to the stream: the part's own output, or a norm behind."""
     opening: int | None = None
     """Token id that every row of text should begin with (beginning of sequence). None: rows begin anywhere."""
 

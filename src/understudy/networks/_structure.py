@@ -4,9 +4,10 @@ A child that makes one place's output depend on another place is attention or a 
 weight matrices, is an MLP. What is found is tried on the example batch before it gets a name.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Any, Literal, NamedTuple
 
@@ -104,7 +105,44 @@ def analyse(module: nn.Module, forward: Callable[[], Any], paths: list[str], pla
     with torch.no_grad():
         probe = _probe(module, forward, paths, places)
         roles: dict[tuple[str, ...], Role | None] = {}
-        return [_block(probe, forward, path, roles) for path in paths]
+        return _alike(probe, [_block(probe, forward, path, roles) for path in paths])
+
+
+def _alike(probe: Probe, blocks: list[Block]) -> list[Block]:
+    """Blocks of one class with the addends that most of them were found to have.
+
+    In half precision the sum is lost in rounding where a block adds little to a large stream. There the addends of its
+    kin are tried, with the rounding of the stream itself allowed.
+    """
+
+    def relative(block: Block) -> tuple[str, ...]:
+        return tuple(str(s).removeprefix(block.path) for s in block.addends)
+
+    def kind(block: Block) -> type[nn.Module]:
+        return type(probe.module.get_submodule(block.path))
+
+    found = Counter((kind(b), relative(b)) for b in blocks if b.addends)
+    usual = {k: names for (k, names), _ in reversed(found.most_common())}
+    out = []
+    for block in blocks:
+        names = usual.get(kind(block), ())
+        sites = tuple(Site.parse(block.path + name) for name in names)
+        out.append(replace(block, addends=sites) if not block.addends and _rounded(probe, block, sites) else block)
+    return out
+
+
+def _rounded(probe: Probe, block: Block, sites: tuple[Site, ...]) -> bool:
+    """Whether the block's input and these sum to its output, but for the rounding of the output."""
+    stream = probe.calls[block.path].output if block.path in probe.calls else None
+    values = [probe.calls[s.module].output if s.module in probe.calls else None for s in sites]
+    if not sites or stream is None or any(v is None or v.numel() != stream.numel() for v in values):
+        return False
+    before = next((v for v in probe.calls[block.path].inputs.values() if v.shape == stream.shape), None)
+    if before is None:
+        return False
+    total = before.float() + sum(v.reshape(stream.shape).float() for v in values if v is not None)
+    allowed = 4 * torch.finfo(stream.dtype).eps * float(stream.abs().max())
+    return float((total - stream.float()).abs().max()) <= allowed
 
 
 def _probe(module: nn.Module, forward: Callable[[], Any], paths: list[str], places: tuple[int, ...]) -> Probe:

@@ -42,6 +42,7 @@ class HFCausalLM(Network):
         self.vocab_size: int = text.vocab_size
         self._accepts = set(inspect.signature(module.forward).parameters)
         self._padding_is_safe = False
+        self.unsure_writes: frozenset[int] = frozenset()
         self._block_paths = block_paths(module, getattr(text, "num_hidden_layers", None))
 
     # -- inputs -----------------------------------------------------------------------------------------------------
@@ -126,6 +127,8 @@ class HFCausalLM(Network):
         names: dict[str, Site] = {"embed": embed}
         for i, block in enumerate(self.blocks):
             writes = _writes(block)
+            if not block.addends:
+                self.unsure_writes |= {i}
             for child in block.children:
                 names |= {f"{child.role}_in.{i}": child.read, f"{child.role}_out.{i}": child.write}
                 if child in writes:
