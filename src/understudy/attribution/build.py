@@ -67,7 +67,7 @@ class Built:
 
     def check(self, n: int = 32, seed: int = 0) -> "Built":
         """The same with `card.live` measured: n latents are removed from the live network, see `certify`."""
-        live, _ = live_agreement(self.local, self.sources, self.targets, self.graph, self.columns, n, seed)
+        live = live_agreement(self.local, self.sources, self.targets, self.graph, self.columns, n, seed)
         card = self.graph.card.model_copy(update={"live": live})
         return replace(self, graph=replace(self.graph, card=card))
 

@@ -136,12 +136,12 @@ def live_agreement(
     columns: Int[Tensor, " nodes"],
     n: int,
     seed: int,
-) -> tuple[Live, Float[Tensor, "pairs 2"]]:
+) -> Live:
     """Remove n latents, one at a time, from the network with nothing frozen but what other dictionaries wrote, and
     compare the change of every value they have an edge to with minus that edge.
 
-    columns: the column of each node of the graph (targets after all sources). Returns the figures and the pairs
-    (predicted, measured); intervals by bootstrap over the removed latents.
+    columns: the column of each node of the graph (targets after all sources). Intervals by bootstrap over the removed
+    latents.
     """
     clean = _all_values(sources, targets, local.run(local.leaves, frozen=False))
     latents = graph.nodes.where("latent") & (graph.nodes.value > graph.nodes.threshold)
@@ -157,8 +157,8 @@ def live_agreement(
         found.append(torch.stack([-graph.rows.weights[out], change], 1))
     if len(found) < 2:
         nothing = NotMeasured(not_measured=f"{len(found)} latents have an edge; at least 2 are needed")
-        return Live(slope=nothing, r2=nothing, rank=nothing), torch.zeros(0, 2)
-    return _figures([f.double().numpy() for f in found], seed), torch.cat(found)
+        return Live(slope=nothing, r2=nothing, rank=nothing)
+    return _figures([f.double().numpy() for f in found], seed)
 
 
 def _figures(found: list[np.ndarray], seed: int) -> Live:

@@ -134,9 +134,7 @@ class Freeze(TorchFunctionMode):
         if self.paused:
             return func(*args, **kwargs)
         name = operation_name(func)
-        place = (self.path[-1], name)
-        self._call, self._held = (*place, self._counts[place]), 0
-        self._counts[place] += 1
+        self._begin(name)
         if not any(is_live(x) for x in tensors((args, kwargs))):
             return func(*args, **kwargs)
         rule = self.rules.get(name)
@@ -144,11 +142,17 @@ class Freeze(TorchFunctionMode):
             return self._noted(self._call, rule(self, func, args, kwargs))
         out = func(*args, **kwargs)
         if name in self.linear or not any(x.is_floating_point() or x.is_complex() for x in tensors(out)):
-            return self._routed(name, out)
+            return self._routed(out)
         raise UnknownOperation(
             f"{name} in {self.path[-1] or 'the network'} has no rule that makes it linear. Give one: "
             f"rules={{'{name}': rule}} (see attribution/rules.py), or use integrated gradients (--method ig)."
         )
+
+    def _begin(self, name: str) -> None:
+        """Another call of an operation where we are; every call counts, live or not, so that keys do not shift."""
+        place = (self.path[-1], name)
+        self._call, self._held = (*place, self._counts[place]), 0
+        self._counts[place] += 1
 
     def _noted(self, call: tuple[str, str, int], out: Any) -> Any:
         """Remember which autograd node a call's result belongs to."""
@@ -158,7 +162,7 @@ class Freeze(TorchFunctionMode):
                 self.tape.results[call] = live[0]
         return out
 
-    def _routed(self, name: str, out: Any) -> Any:
+    def _routed(self, out: Any) -> Any:
         """Indices and masks that depend on live values stay those of the clean pass."""
         if isinstance(out, Tensor) and not out.is_floating_point() and not out.is_complex():
             kept = self.held("routing", lambda: out)
@@ -197,12 +201,10 @@ class Freeze(TorchFunctionMode):
         """An elementwise module's forward as one activation, whatever it is made of."""
 
         def run(*args: Any, **kwargs: Any) -> Any:
-            self._call, self._held = (self.path[-1], "activation", self._counts[self.path[-1], "activation"]), 0
-            self._counts[self.path[-1], "activation"] += 1
+            self._begin("activation")
             self.paused = True
             try:
-                live = is_live(args[0])
-                if not live:
+                if not is_live(args[0]):
                     return forward(*args, **kwargs)
                 return self._noted(self._call, self.rules["gelu"](self, forward, args, kwargs))
             finally:

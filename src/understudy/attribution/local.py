@@ -198,11 +198,6 @@ class LocalPass:
         over_time = not site.is_input and self.network.layout(site).calls == "time"
         return Slot(site, call if over_time else 0)
 
-    def close(self) -> None:
-        """Forget the live pass and what it held."""
-        self.clean = Seen()
-        self.tape.values.clear()
-
 
 def _behind(values: Sequence[Tensor]) -> set[Any]:
     """Every autograd node that these values depend on."""

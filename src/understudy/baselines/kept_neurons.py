@@ -19,13 +19,18 @@ class KeptNeurons(Dictionary):
     """
 
     kind: ClassVar[str] = "kept_neurons"
+    W: Tensor
+    bias: Tensor
+    ids: Tensor
 
     def __init__(
         self, read: Site, write: Site, W: Float[Tensor, "L d"], bias: Float[Tensor, " d"], ids: Int[Tensor, " m"]
     ) -> None:
         super().__init__()
         self.reads, self.writes, self.n_latents = (read,), (write,), W.shape[0]
-        self.W, self.bias, self.ids = W, bias, ids.sort().values.to(W.device)
+        self.register_buffer("W", W)
+        self.register_buffer("bias", bias)
+        self.register_buffer("ids", ids.sort().values.to(W.device), persistent=False)
 
     def restrict(self, ids: Int[Tensor, " m"]) -> "KeptNeurons":
         return KeptNeurons(self.reads[0], self.writes[0], self.W, self.bias, ids)

@@ -1,25 +1,18 @@
 """GroupMax: latents lie in k groups of equal size and the largest of each group is kept, then ReLU. Sorts nothing, and
 no group can crowd out another (EleutherAI sparsify, `groupmax`; latents in order, groups contiguous as there)."""
 
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from understudy.core.latents import Latents, Pattern, Pre
 from understudy.core.records.errors import BadInput
-from understudy.core.sparsity import Sparsity, check_k
-from understudy.sparsity.threshold import Threshold
+from understudy.core.sparsity import check_k
+from understudy.sparsity.topk import TopK
 
 
-class GroupMax(Sparsity):
+class GroupMax(TopK):
     name: ClassVar[str] = "groupmax"
-    is_thresholded: ClassVar[bool] = False
-
-    def __init__(self, k: int) -> None:
-        super().__init__()
-        self.k = check_k(k)
 
     @classmethod
     def start(cls, n_latents: int, k: int) -> Self:
@@ -34,12 +27,6 @@ class GroupMax(Sparsity):
         offsets = torch.arange(len(ids) // self.k + 1, device=ids.device) * self.k
         z = Latents(torch.empty(len(ids), device=ids.device), Pattern(ids, offsets, pre.n_latents), pre.shape)
         return z.with_values(pre.at(z).relu())
-
-    def settings(self) -> dict[str, Any]:
-        return {"name": self.name, "k": self.k}
-
-    def as_threshold(self, theta: Float[Tensor, " L"]) -> Threshold:
-        return Threshold(theta)
 
 
 def check_groups(k: int, n_latents: int) -> int:
