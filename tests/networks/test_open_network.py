@@ -76,7 +76,7 @@ def test_a_folder_without_its_scheme(folder: Path):
 
 
 def test_an_unreachable_hub_says_what_to_pass(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.setattr("understudy.networks.opening._hub_is_reachable", lambda: False)
+    monkeypatch.setattr("understudy.networks.hf_opening._hub_is_reachable", lambda: False)
     with pytest.raises(UnknownName, match=r"is the hub within reach\? Without network.*hf:FOLDER.*`demo`"):
         open_network("hf:nobody-at-all/no-such-model")
 

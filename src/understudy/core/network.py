@@ -184,6 +184,13 @@ class Network:
         """Prompts [batch, pos] continued by n_new tokens; the same seed gives the same random numbers."""
         return NotMeasured(not_measured=f"{self.name} does not generate")
 
+    def returns(self, n: int, seed: int, random: bool = False) -> Float[Tensor, " n"] | NotMeasured:
+        """What n episodes earn in the environment that the network acts in, in its units; random: with random actions.
+
+        The same seed gives the same beginnings and random numbers to every call.
+        """
+        return NotMeasured(not_measured=f"{self.name} acts in no environment")
+
     def logit_effects(self, directions: Float[Tensor, "m d"]) -> Float[Tensor, "m outputs"] | None:
         """What one unit of each direction adds to the outputs directly; None if there is no such path."""
         return None

@@ -20,13 +20,14 @@ from understudy.core.records.config import Config
 from understudy.core.records.errors import BadData, BadInput, UnknownName
 from understudy.core.records.metric import Measured, NotMeasured
 from understudy.core.records.progress import SILENT, Progress
-from understudy.core.records.scorecard import DictionaryRow, Replaced, Rollout, Scorecard
+from understudy.core.records.scorecard import Acting, DictionaryRow, Replaced, Rollout, Scorecard
 from understudy.core.replacement import Replacement
 from understudy.core.site import Site
 from understudy.data import Order, Packed
 from understudy.metrics import Bootstrap
 from understudy.networks import open_network
 from understudy.workflows._data import DEFAULT_CONTEXT, n_skipped, open_sequences
+from understudy.workflows._judging.acting import acting
 from understudy.workflows._judging.arms import targets
 from understudy.workflows._judging.card import Figures, dictionary_rows, ngram_sums, not_run
 from understudy.workflows._judging.labels import columns
@@ -55,7 +56,7 @@ class EvaluateConfig(Config):
     sequences: PositiveInt = 128
     """Held-out sequences; intervals rest on them."""
     rollouts: int = 32
-    """Prompts of the free-running rollout; 0 leaves it out."""
+    """Prompts of the free-running rollout, or episodes of a policy; 0 leaves it out."""
     fit_places: PositiveInt | None = None
     """Most places of the training split that rivals are fitted on; by default 32768, or 20 times the widest site."""
     seed: int = 0
@@ -209,6 +210,7 @@ def judge(run: SavedRun, config: EvaluateConfig, progress: Progress = SILENT) ->
             slices=figures.slices(),
             positions=figures.positions(),
             rollout=_rollout(config, run, held_out, picked, progress),
+            acting=_acting(config, run, progress),
             ngram_losses=figures.ngram_losses(),
             ngram_tokens=train.n_tokens if isinstance(train, Packed) else 0,
         )
@@ -273,3 +275,9 @@ def _rollout(
         return Rollout()
     picked = picked[: config.rollouts]
     return rollout(run.network, run.groups, sequences, picked, config.seed, progress, run.skip_first)
+
+
+def _acting(config: EvaluateConfig, run: SavedRun, progress: Progress) -> Acting:
+    if config.rollouts < 2:
+        return Acting()
+    return acting(run.network, run.replacement, config.rollouts, config.seed, progress)

@@ -15,5 +15,8 @@ def run(config: Config, progress: Progress) -> tuple[Any, Any]:
     table = Table("name", "family", "parameters", "what it is", box=None, header_style="bold", pad_edge=False)
     for row in rows:
         table.add_row(row["name"], row["family"], f"{row['parameters']:,}", row["description"])
-    others = "\nany other: hf:ORG/NAME or hf:PATH (causal language models), py:package.module:function (your own)"
+    others = (
+        "\nany other: hf:ORG/NAME or hf:PATH (causal language models, image classifiers), "
+        "sb3:FILE.zip@ENVIRONMENT (policies), py:package.module:function (your own)"
+    )
     return {"networks": rows}, Group(table, others)

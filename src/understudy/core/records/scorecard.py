@@ -121,6 +121,20 @@ class Rollout(Record):
     samples: tuple[dict[str, str], ...] = ()
 
 
+class Acting(Record):
+    """Episodes in the network's environment, played with its parts and with the understudy's. Returns in the
+    environment's units, an episode."""
+
+    episodes: int = 0
+    of_network: Metric = NotMeasured(not_measured="not run")
+    of_understudy: Metric = NotMeasured(not_measured="not run")
+    of_random_actions: Metric = NotMeasured(not_measured="not run")
+    difference: Metric = NotMeasured(not_measured="not run")
+    """The understudy's return - the network's, episode by episode."""
+    recovered: Metric = NotMeasured(not_measured="not run")
+    """(understudy - random actions) / (network - random actions): 1 = as good as the network."""
+
+
 class Scorecard(Record):
     """Everything `understudy evaluate` says of a run."""
 
@@ -139,6 +153,8 @@ class Scorecard(Record):
     slices: list[Slice]
     positions: list[Positions]
     rollout: Rollout
+    acting: Acting = Acting()
+    """For networks that act in an environment."""
     ngram_losses: dict[str, Metric] = Field(default_factory=dict)
     """Loss of interpolated n-gram models on the same places, by order."""
     ngram_tokens: int = 0
@@ -176,6 +192,19 @@ class Context(Record):
     """Index of the token the context was chosen for."""
 
 
+class Claim(Record):
+    """What somebody else says that a latent means. Nothing here measured it."""
+
+    text: str
+    explainer: str
+    """The model that wrote the text; empty where the file does not say."""
+    method: str
+    """How it was asked, by the name its maker gives; empty where the file does not say."""
+    source: str
+    """Their name of the dictionary, e.g. `gemma-2-2b/20-gemmascope-res-16k`."""
+    file: str
+
+
 class Feature(Record):
     """One latent, as the report shows it."""
 
@@ -188,6 +217,8 @@ class Feature(Record):
     """Outputs its atom raises most through the direct path (change of the logit for one unit, centred over outputs)."""
     lowers: list[tuple[str, float]]
     contexts: list[Context]
+    claims: list[Claim] = Field(default_factory=list)
+    """Explanations of others, where a file of them was given."""
 
 
 class CurvePoint(Record):

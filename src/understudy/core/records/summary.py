@@ -99,6 +99,15 @@ def _behaviour(card: Scorecard) -> str:
         ("equivalent compute", b.equivalent_compute, "FLOPs"),
         ("drift of the text it writes", card.rollout.delta_loss, "nats"),
     ]
+    if isinstance(card.acting.of_network, Measured):
+        act = card.acting
+        rows += [
+            ("return of the network", act.of_network, "an episode"),
+            ("return with the understudy", act.of_understudy, "an episode"),
+            ("return of random actions", act.of_random_actions, "an episode"),
+            ("difference of returns", act.difference, "an episode"),
+            ("recovered of random actions' return", act.recovered, ""),
+        ]
     pad = max(len(name) for name, *_ in rows) + 2
     return "\n".join(f"{name:<{pad}}{figure(m)} {u if isinstance(m, Measured) else ''}".rstrip() for name, m, u in rows)
 

@@ -9,7 +9,9 @@ from understudy.web.tables import section, table
 
 
 def rollout(card: Scorecard) -> Markup:
-    """Figures, the loss along the written text, and samples side by side."""
+    """Figures, the loss along the written text, and samples side by side; of a policy, what its episodes earn."""
+    if card.acting.episodes:
+        return _acting(card)
     run = card.rollout
     size = f"{run.prompts:,} prompts of {run.prompt_length:,} places, then {run.length:,} places written freely. "
     lead = join(
@@ -26,6 +28,20 @@ def rollout(card: Scorecard) -> Markup:
     arms = ("the network’s text", "the understudy’s text")
     along = positions_chart(run.by_position, "the position in what was written", arms)
     return section("rollout", "Left to itself", figures, along, _samples(run), lead=lead)
+
+
+def _acting(card: Scorecard) -> Markup:
+    act = card.acting
+    lead = f"{act.episodes:,} episodes from the same beginnings, with the same random numbers. "
+    rows = [
+        ("the network", figure(act.of_network)),
+        ("the understudy", figure(act.of_understudy)),
+        ("random actions", figure(act.of_random_actions)),
+        ("understudy − network", figure(act.difference, sign=True)),
+        ("recovered of random actions", figure(act.recovered)),
+    ]
+    caption = "What an episode earns, in the environment’s units"
+    return section("rollout", "Left to itself", table(caption, ("who acts", "return"), rows), lead=lead)
 
 
 def _samples(run: Rollout) -> Markup | None:

@@ -11,6 +11,7 @@ from understudy.core.names import short_name
 from understudy.core.network import Network
 from understudy.core.records.metric import Metric, NotMeasured, exact
 from understudy.core.records.scorecard import Behaviour, DictionaryRow, Positions, Recovered, Rival, Slice
+from understudy.data import Packed
 from understudy.metrics import ArmSums, Bootstrap, Dead, NGrams, equivalent_ngram
 from understudy.metrics.behaviour import ALL, POSITION_NAMES
 from understudy.workflows._judging.arms import ABLATIONS, Arm
@@ -168,12 +169,12 @@ def _largest_norm(found: list[Tensor]) -> Metric:
 
 def ngram_sums(network: Network, train: Sequences, held_out: Sequences, picked) -> np.ndarray | NotMeasured:
     """Losses of n-gram models, counted on the training split, summed by sequence on the scored places: [orders, n]."""
-    if not hasattr(train, "document") or not hasattr(held_out, "document"):
+    if not isinstance(train, Packed) or not isinstance(held_out, Packed):
         return NotMeasured(not_measured="n-grams need token sequences")
-    largest = int(max(train.tokens.max(), held_out.tokens.max()))  # pyright: ignore[reportAttributeAccessIssue]
+    largest = int(max(train.tokens.max(), held_out.tokens.max()))
     vocabulary = max(network.vocab_size, largest + 1)
-    model = NGrams.fit(train.tokens, train.document, vocabulary)  # pyright: ignore[reportAttributeAccessIssue]
+    model = NGrams.fit(train.tokens, train.document, vocabulary)
     batch = held_out.batch(picked)
     assert batch.targets is not None
-    tokens, document = held_out.tokens[picked], held_out.document[picked]  # pyright: ignore[reportAttributeAccessIssue]
+    tokens, document = held_out.tokens[picked], held_out.document[picked]
     return model.losses(tokens, document, batch.targets != -100).double().sum(-1).numpy()

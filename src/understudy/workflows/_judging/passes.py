@@ -10,6 +10,7 @@ from torch import Tensor
 
 from understudy.core.batch import Batch, Sequences
 from understudy.core.dictionary import Context, Group
+from understudy.core.latents import Latents
 from understudy.core.network import Network
 from understudy.core.records.errors import AcausalReplacement
 from understudy.core.records.metric import NotMeasured
@@ -144,12 +145,23 @@ def _real(batch: Batch) -> Tensor:
 
 
 def _spent(run: Run, real: Tensor) -> np.ndarray:
-    """Latents on in each sequence, the mean over dictionaries; a dictionary called over time has one Latents a call."""
-    totals = [
-        sum((z.l0() * real if z.shape == real.shape else z.l0()).reshape(len(real), -1).sum(1) for z in calls)
-        for calls in run.latents.values()
-    ]
-    return torch.stack([torch.as_tensor(t) for t in totals]).double().mean(0).cpu().numpy()
+    """Latents on in each sequence: a place of the dictionary's own spends so many, times the places that count.
+
+    The mean over dictionaries. A dictionary called over time has one Latents a call; one whose places are not those of
+    the behaviour (patches of an image, pixels) counts all of them.
+    """
+    n = real.reshape(len(real), -1).sum(1)
+    return torch.stack([_at_a_place(calls, real) * n for calls in run.latents.values()]).mean(0).cpu().numpy()
+
+
+def _at_a_place(calls: Sequence[Latents], real: Tensor) -> Tensor:
+    """Latents on at a place, the mean over each sequence."""
+    on, places = 0.0, 0.0
+    for z in calls:
+        counted = real if z.shape == real.shape else torch.ones(z.shape, dtype=torch.bool, device=real.device)
+        on = on + (z.l0() * counted).reshape(len(real), -1).sum(1).double()
+        places = places + counted.reshape(len(real), -1).sum(1)
+    return on / torch.as_tensor(places).clamp(min=1)
 
 
 def _partner(replacement: Replacement, batch: Batch) -> Recording:
