@@ -64,7 +64,8 @@ def card(network: ViTForImageClassification, seconds: float) -> dict:
     right = int((logits.argmax(-1) == images.classes).sum())
     accuracy = share(right, len(images))
     return {
-        "what": "A vision transformer that reads handwritten digits of 8 x 8 pixels, trained by recipes/digits_network.py.",
+        "what": "A vision transformer that reads handwritten digits of 8 x 8 pixels, trained by "
+        "recipes/digits_network.py.",
         "data": DIGITS,
         "parameters": sum(p.numel() for p in network.parameters()),
         "accuracy": {"value": accuracy.value, "low": accuracy.low, "high": accuracy.high, "n": accuracy.n,
