@@ -73,7 +73,25 @@ def gemma_scope_2(root: Path, name: str, read: str, write: str | None = None, sk
     )
     save_file(tensors, folder / "params.safetensors")
     config = {"architecture": "jump_relu", "model_name": "gemma-v3-1b-pt", "hf_hook_point_in": read}
+    config |= {"affine_connection": skip, "width": N, "l0": 10}
     (folder / "config.json").write_text(json.dumps(config | ({"hf_hook_point_out": write} if write else {})))
+    return folder
+
+
+def gemma_scope_2_clt(
+    root: Path, n_layers: int = 3, d: int = D, n: int = N, skip: bool = False, name: str = "clt/width_262k_l0_medium"
+) -> Path:
+    folder = root / "gemma-scope-2-1b-pt" / (name + ("_affine" if skip else ""))
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(n_layers):
+        tensors = {
+            "w_enc": random(d, n, seed=10 * i), "b_enc": random(n, seed=10 * i + 1),
+            "w_dec": random(n, n_layers, d, seed=10 * i + 2), "b_dec": random(d, seed=10 * i + 3),
+            "threshold": random(n, seed=10 * i + 4).abs(),
+        }  # fmt: skip
+        tensors["w_dec"][:, :i] = 0
+        tensors |= {"affine_skip_connection": random(d, d, seed=10 * i + 5)} if skip else {}
+        save_file(tensors, folder / f"params_layer_{i}.safetensors")
     return folder
 
 

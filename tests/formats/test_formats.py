@@ -133,9 +133,29 @@ def test_sparsify(tmp_path, transcodes):
     check(entry, z, z @ w["W_dec"] + w["b_dec"] + (X @ random(D, D, seed=5).T if transcodes else 0))
 
 
-def test_sparsify_group_maximum_is_refused_by_name(tmp_path):
+def test_sparsify_keeps_the_largest_of_each_group(tmp_path):
+    """Known answer: groups of 8 consecutive latents, one latent kept in each, above 0 only."""
     files.sparsify(tmp_path, activation="groupmax")
-    with pytest.raises(BadWeights, match="groupmax"):
+    w = weights()
+    pre = ((X - w["b_dec"]) @ w["W_enc"] + w["b_enc"]).relu()
+    groups = pre.unflatten(1, (K, N // K))
+    z = torch.where(groups == groups.amax(2, keepdim=True), groups, 0).flatten(1)
+    assert ((z > 0).sum(1) <= K).all()
+    check(only(tmp_path), z, z @ w["W_dec"] + w["b_dec"])
+
+
+@pytest.mark.parametrize(
+    ("cfg", "says"),
+    [
+        ({"activation": "groupmax", "k": 7}, "40 latents are not 7 groups"),
+        ({"activation": "groupmax", "k": 0}, "k=0"),
+        ({"activation": "relu"}, "'relu' are not read, only topk or groupmax"),
+        ({"activation": ["topk"]}, "are not read"),
+    ],
+)
+def test_sparsify_says_what_it_does_not_read(tmp_path, cfg, says):
+    files.sparsify(tmp_path, **cfg)
+    with pytest.raises(BadWeights, match=says):
         open_source(str(tmp_path))
 
 
@@ -181,21 +201,6 @@ def test_canonical_is_the_l0_nearest_to_100(tmp_path):
         check_apart(open_source(str(root)))
     with pytest.raises(UnknownName, match="layer_0/width_16k"):
         open_source(f"{root}/layer_*/width_99k/*")
-
-
-def test_gemma_scope_2(tmp_path):
-    read, write = "model.layers.3.pre_feedforward_layernorm.output", "model.layers.3.post_feedforward_layernorm.output"
-    files.gemma_scope_2(tmp_path / "a", "transcoder/layer_3_width_16k_l0_small_affine", read, write, skip=True)
-    files.gemma_scope_2(tmp_path / "b", "resid_post/layer_3_width_16k_l0_small", "model.layers.3.output")
-    w = weights()
-    pre = X @ w["W_enc"] + w["b_enc"]
-    z = pre.relu() * (pre > random(N, seed=6).abs())
-    y = z @ w["W_dec"] + w["b_dec"]
-    entry = only(tmp_path / "a")
-    assert (entry.kind, entry.read, entry.writes) == ("transcoder", read, (write,))
-    check(entry, z, y + X @ random(D, D, seed=5))
-    assert only(tmp_path / "b").kind == "sae"
-    check(only(tmp_path / "b"), z, y)
 
 
 # -- circuit-tracer ---------------------------------------------------------------------------------------------------

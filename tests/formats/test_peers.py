@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.formats import files
 from tests.formats.opened import close, codes, opened, written
 from understudy.core.dictionary import DictionarySpec
 from understudy.core.site import Site
@@ -114,7 +115,7 @@ def spec(kind: str, rule: dict, skip: bool = False, d_out: int = D, writes: int 
     return DictionarySpec(kind, *sites, settings, arrays)
 
 
-THRESHOLD, TOPK = {"name": "threshold"}, {"name": "topk", "k": K}
+THRESHOLD, TOPK, GROUPMAX = {"name": "threshold"}, {"name": "topk", "k": K}, {"name": "groupmax", "k": K}
 
 
 def test_saelens_opens_what_is_written_here(tmp_path):
@@ -139,10 +140,12 @@ def test_sparsify_both_ways(tmp_path):
     sparsify.write(tmp_path / "ours", spec("sae", TOPK), "layers.0.mlp", {})
     transcoder = spec("transcoder", TOPK, skip=True)
     sparsify.write(tmp_path / "ours", transcoder._replace(writes=(Site("m.0.mlp"),)), "layers.1.mlp", {})
+    sparsify.write(tmp_path / "ours", spec("sae", GROUPMAX), "layers.2.mlp", {})
     found = peer(tmp_path, f"""
         from sparsify import SparseCoder, SparseCoderConfig
-        for name, transcode, skip in (("layers.0", False, False), ("layers.1.mlp", True, True)):
-            cfg = SparseCoderConfig(num_latents={N}, k={K}, transcode=transcode, skip_connection=skip)
+        for name, transcode, skip, rule in (("layers.0", False, False, "topk"), ("layers.1.mlp", True, True, "topk"),
+                                            ("layers.2", False, False, "groupmax")):
+            cfg = SparseCoderConfig(num_latents={N}, k={K}, transcode=transcode, skip_connection=skip, activation=rule)
             coder = SparseCoder({D}, cfg)
             fill(coder)
             coder.save_to_disk(here / "theirs" / name)
@@ -155,7 +158,7 @@ def test_sparsify_both_ways(tmp_path):
                 '(here / root).iterdir() if p.is_dir()))'))  # fmt: skip
     for root in ("ours", "theirs"):
         entries = open_source(str(tmp_path / root))
-        assert len(entries) == 2
+        assert [e.rule["name"] for e in entries] == ["topk", "topk", "groupmax"]
         for entry in entries:
             close(codes(opened(entry), x(tmp_path)), found[f"{root}-{entry.address}"]["z"])
             close(written(opened(entry), x(tmp_path)), found[f"{root}-{entry.address}"]["y"])
@@ -216,3 +219,35 @@ def test_circuit_tracer_clt_both_ways(tmp_path):
             for j, site in enumerate(dictionary.writes):
                 total[i + j] += dictionary.reconstruct({Site("x"): x(tmp_path)})[site]
         close(total, found[root]["y"])
+
+
+def test_gemma_scope_2_as_circuit_tracer_reads_it(tmp_path):
+    """Its loader of CLTs leaves out the last of the layers it is given, so that one is named twice there."""
+    read, write = (f"model.layers.3.{n}_feedforward_layernorm.output" for n in ("pre", "post"))
+    for name in ("plain", "affine"):
+        files.gemma_scope_2(tmp_path / "one", f"transcoder/layer_3_{name}", read, write, skip=name == "affine")
+        files.gemma_scope_2_clt(tmp_path / "clt" / name, skip=name == "affine")
+    found = peer(tmp_path, """
+        from circuit_tracer.transcoder.single_layer_transcoder import load_gemma_scope_2_transcoder
+        from circuit_tracer.transcoder.cross_layer_transcoder import load_gemma_scope_2_clt
+        for path in sorted((here / "one").rglob("params.safetensors")):
+            coder = load_gemma_scope_2_transcoder(str(path), 3)
+            keep(path.parent.name, z=coder.encode(x), y=coder(x))
+        for name in ("plain", "affine"):
+            (folder,) = {p.parent for p in (here / "clt" / name).rglob("params_layer_0.safetensors")}
+            paths = {i: str(folder / f"params_layer_{min(i, 2)}.safetensors") for i in range(4)}
+            clt = load_gemma_scope_2_clt(paths, dtype=torch.float32)
+            z = torch.stack([clt.encode_layer(x, i) for i in range(3)])
+            keep(name, z=z, y=clt.decode(z.to_sparse(), x.expand(3, -1, -1)))
+    """)  # fmt: skip
+    for entry in open_source(str(tmp_path / "one")):
+        close(codes(opened(entry), x(tmp_path)), found[Path(entry.address).name]["z"])
+        close(written(opened(entry), x(tmp_path)), found[Path(entry.address).name]["y"])
+    for name in ("plain", "affine"):
+        entries = open_source(str(tmp_path / "clt" / name))
+        total = torch.stack([e.bias() for e in entries])[:, None].expand(-1, ROWS, -1).clone()
+        for i, entry in enumerate(entries):
+            close(codes(opened(entry), x(tmp_path)), found[name]["z"][i])
+            for j, value in enumerate(opened(entry).reconstruct({Site("x"): x(tmp_path)}).values()):
+                total[i + j] += value
+        close(total, found[name]["y"])

@@ -47,12 +47,27 @@ class Entry:
 
 THRESHOLD = {"name": "threshold"}
 
+Wanted = Callable[[str], bool]
+"""Whether the dictionary at an address below the root is asked for: nothing of the others is opened."""
+
+
+def everything(address: str) -> bool:
+    return True
+
 
 def topk(path: Path, k: Any, n_latents: int) -> dict[str, Any]:
     """Settings of a TopK rule. Raises BadWeights for a k that cannot be."""
     if not isinstance(k, (int, float)) or k != int(k) or not 1 <= k <= n_latents:
         raise BadWeights(f"{path} says k={k!r}; it must be a whole number from 1 to the {n_latents} latents there are.")
     return {"name": "topk", "k": int(k)}
+
+
+def groupmax(path: Path, k: Any, n_latents: int) -> dict[str, Any]:
+    """Settings of a GroupMax rule: k groups of one size. Raises BadWeights for a k that cannot be."""
+    rule = topk(path, k, n_latents)
+    if n_latents % rule["k"]:
+        raise BadWeights(f"{path} says groupmax with k={k}: {n_latents} latents are not {k} groups of one size.")
+    return rule | {"name": "groupmax"}
 
 
 def at_least_zero(theta: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from torch import Tensor
 from understudy.core.dictionary import DictionarySpec
 from understudy.core.records.errors import BadInput, BadWeights
 from understudy.core.weights import save_tensors
-from understudy.formats._entry import THRESHOLD, Entry, topk
+from understudy.formats._entry import THRESHOLD, Entry, Wanted, everything, topk
 from understudy.formats._files import TensorFile, open_tensors, read_yaml
 
 NAME = "circuit-tracer"
@@ -28,15 +28,15 @@ CONFIG = "config.yaml"
 THETA = ("activation_function.threshold", "threshold")
 
 
-def find(root: Path) -> Iterator[Entry]:
+def find(root: Path, wanted: Wanted = everything) -> Iterator[Entry]:
     """Every layer of the folders at or below `root` that hold a config.yaml of this kind. Raises BadWeights."""
     for path in sorted(root.rglob(CONFIG)):
         config = read_yaml(path)
         if "feature_input_hook" in config:
-            yield from _entries(root, path.parent, config)
+            yield from _entries(root, path.parent, config, wanted)
 
 
-def _entries(root: Path, folder: Path, config: dict[str, Any]) -> Iterator[Entry]:
+def _entries(root: Path, folder: Path, config: dict[str, Any], wanted: Wanted) -> Iterator[Entry]:
     address = folder.relative_to(root).as_posix()
     read, write = config["feature_input_hook"], config.get("feature_output_hook")
     if not isinstance(read, str) or not isinstance(write, str):
@@ -44,10 +44,13 @@ def _entries(root: Path, folder: Path, config: dict[str, Any]) -> Iterator[Entry
     hooks = (f"blocks.{{}}.{read}", f"blocks.{{}}.{write}")
     model = str(config.get("model_name", ""))
     if config.get("model_kind") == "cross_layer_transcoder":
-        yield from _clt(folder, address, hooks, model)
+        # A layer alone is a part of a sum, so all are opened or none.
+        if wanted(f"{address}/0".removeprefix("./")):
+            yield from _clt(folder, address, hooks, model)
         return
     for layer, path in _layers(folder, config):
-        yield _transcoder(path, f"{address}/layer_{layer}".removeprefix("./"), layer, hooks, model)
+        if wanted(name := f"{address}/layer_{layer}".removeprefix("./")):
+            yield _transcoder(path, name, layer, hooks, model)
 
 
 def _layers(folder: Path, config: dict[str, Any]) -> Iterator[tuple[int, Path]]:
@@ -142,9 +145,17 @@ def write_transcoder(out: Path, layer: int, spec: DictionarySpec) -> Path:
 
 
 def write_clt_layer(out: Path, layer: int, spec: DictionarySpec, b_dec: Tensor) -> Sequence[Path]:
-    """W_enc_{i} and W_dec_{i} of one layer. b_dec: the group's bias of the layer's own site."""
+    """W_enc_{i} and W_dec_{i} of one layer. b_dec: the group's bias of the layer's own site.
+
+    Raises BadInput for what its files do not hold: another rule than thresholds, a skip path, a bias of the layer.
+    """
     check_rule(spec)
     a = spec.arrays
+    if extra := sorted({"W_skip", "b_dec"} & set(a)):
+        raise BadInput(
+            f"circuit-tracer's files of a cross-layer transcoder have no place for {', '.join(extra)} of a layer "
+            f"({spec.reads[0]}); without it another map would be written."
+        )
     enc = {f"W_enc_{layer}": a["W_enc"], f"b_enc_{layer}": a["b_enc"], f"b_dec_{layer}": b_dec}
     enc[f"threshold_{layer}"] = a["sparsity.theta"]
     dec = {f"W_dec_{layer}": a["W_dec"].unflatten(1, (len(spec.writes), -1))}

@@ -1,19 +1,19 @@
-"""Gemma Scope: params.npz of the first release (Gemma 2), config.json and params.safetensors of the second (Gemma 3).
+"""Gemma Scope, first release (Gemma 2): params.npz. The second, for Gemma 3, is `gemma_scope_2`.
 
-JumpReLU, x as it is: pre = x W_enc + b_enc, f = relu(pre) (pre > threshold), f W_dec + b_dec. The files of the first
-release hold arrays only: which site they belong to is said by the repository's and the folder's name.
+JumpReLU, x as it is: pre = x W_enc + b_enc, f = relu(pre) (pre > threshold), f W_dec + b_dec. The files hold arrays
+only: which site they belong to is said by the repository's and the folder's name.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
 from torch import Tensor
 
 from understudy.core.records.errors import BadWeights
-from understudy.formats._entry import THRESHOLD, Entry, at_least_zero, layer_of, subtracting
-from understudy.formats._files import TensorFile, open_tensors, read_json
+from understudy.formats._entry import THRESHOLD, Entry, Wanted, at_least_zero, everything, layer_of, subtracting
+from understudy.formats._files import TensorFile, open_tensors
 
 NAME = "gemma-scope"
 FIRST = re.compile(r"gemma-scope-(\w+)-(pt|it)-(res|mlp|att|transcoders)(?![\w-])")
@@ -25,17 +25,14 @@ HOOKS = {
 }
 """Transcoders read the normalised MLP input before the norm's gain."""
 NAMES = {"W_enc": "W_enc", "W_dec": "W_dec", "b_enc": "b_enc", "b_dec": "b_dec", "threshold": "threshold"}
-SECOND = {"W_enc": "w_enc", "W_dec": "w_dec", "b_enc": "b_enc", "b_dec": "b_dec", "threshold": "threshold"}
 SKIP = "affine_skip_connection"
 
 
-def find(root: Path) -> Iterator[Entry]:
+def find(root: Path, wanted: Wanted = everything) -> Iterator[Entry]:
     """Every dictionary at or below `root`. Raises BadWeights."""
     for path in sorted(root.rglob("params.npz")):
-        yield _first(root, path)
-    for path in sorted(root.rglob("params.safetensors")):
-        if (path.parent / "config.json").is_file():
-            yield _second(root, path)
+        if wanted(path.parent.relative_to(root).as_posix()):
+            yield _first(root, path)
 
 
 def _first(root: Path, path: Path) -> Entry:
@@ -50,41 +47,31 @@ def _first(root: Path, path: Path) -> Entry:
         raise BadWeights(f"{path}: Gemma Scope's dictionaries of the token embedding are not read.")
     layer = layer_of(path.parent.as_posix(), r"layer_(\d+)", str(path))
     size, tuned, kind = found.groups()
-    read, write = (hook.format(layer) for hook in HOOKS[kind])
+    hooks = HOOKS[kind][0].format(layer), HOOKS[kind][1].format(layer)
     model = f"google/gemma-2-{size}" + ("-it" if tuned == "it" else "")
-    return _entry(open_tensors(path), address, read, write, NAMES, model)
+    return entry(NAME, open_tensors(path), address, hooks, NAMES, model)
 
 
-def _second(root: Path, path: Path) -> Entry:
-    cfg_path = path.parent / "config.json"
-    cfg = read_json(cfg_path)
-    if cfg.get("architecture") != "jump_relu":
-        raise BadWeights(f"{cfg_path}: the architecture {cfg.get('architecture')!r} is not read, only jump_relu.")
-    read = cfg.get("hf_hook_point_in")
-    if not isinstance(read, str):
-        raise BadWeights(f"{cfg_path} does not say where the dictionary belongs: hf_hook_point_in is missing.")
-    write = cfg.get("hf_hook_point_out") or read
-    address = path.parent.relative_to(root).as_posix()
-    return _entry(open_tensors(path), address, read, write, SECOND, str(cfg.get("model_name", "")))
-
-
-def _entry(file: TensorFile, address: str, read: str, write: str, names: dict[str, str], model: str) -> Entry:
+def entry(
+    form: str, file: TensorFile, address: str, hooks: tuple[str, str], names: Mapping[str, str], model: str
+) -> Entry:
+    """The SAE or transcoder of one file. hooks: read and written; names: ours -> the tensor's name in the file."""
     d_in, n_latents = file.matrix(names["W_enc"])
     d_out = file.matrix(names["W_dec"])[1]
     skips = SKIP in file.shapes
     shapes = {"W_enc": (d_in, n_latents), "W_dec": (n_latents, d_out), "b_enc": (n_latents,), "b_dec": (d_out,)}
     wanted: dict[str, tuple[int, ...]] = {names[k]: v for k, v in shapes.items()} | {names["threshold"]: (n_latents,)}
     file.expect(wanted | ({SKIP: (d_in, d_out)} if skips else {}))
-    is_sae = read == write
+    is_sae = hooks[0] == hooks[1]
     if is_sae and (d_in != d_out or skips):
         raise BadWeights(f"{file.path}: an SAE writes what it reads, but W_enc has {d_in} rows, W_dec {d_out} columns.")
     return Entry(
-        NAME, address, "sae" if is_sae else "transcoder", read, (write,), d_in, d_out, n_latents, THRESHOLD,
+        form, address, "sae" if is_sae else "transcoder", hooks[0], (hooks[1],), d_in, d_out, n_latents, THRESHOLD,
         partial(_load, file, names, is_sae), model=model,
     )  # fmt: skip
 
 
-def _load(file: TensorFile, names: dict[str, str], is_sae: bool) -> dict[str, Tensor]:
+def _load(file: TensorFile, names: Mapping[str, str], is_sae: bool) -> dict[str, Tensor]:
     out = {k: file.read(names[k]) for k in ("W_enc", "W_dec", "b_enc", "b_dec")}
     out["W_enc"] = out["W_enc"].T.contiguous()
     out["sparsity.theta"] = at_least_zero(file.read(names["threshold"]))

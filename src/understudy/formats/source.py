@@ -2,15 +2,16 @@
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 from types import ModuleType
 
-from understudy.core.records.errors import BadInput, UnderstudyError, UnknownName
-from understudy.formats import circuit_tracer, gemma_scope, saelens, sparsify
-from understudy.formats._entry import Entry
+from understudy.core.records.errors import BadInput, BadWeights, UnderstudyError, UnknownName
+from understudy.formats import circuit_tracer, gemma_scope, gemma_scope_2, saelens, sparsify
+from understudy.formats._entry import Entry, Wanted, everything
 
-FORMATS: dict[str, ModuleType] = {m.NAME: m for m in (saelens, sparsify, gemma_scope, circuit_tracer)}
+FORMATS: dict[str, ModuleType] = {m.NAME: m for m in (saelens, sparsify, gemma_scope, gemma_scope_2, circuit_tracer)}
 """Name -> module with `find(root)`, the reader."""
 CANONICAL_L0 = 100
 WEIGHTS = ("*.safetensors", "*.npz", "*.json", "*.yaml")
@@ -36,8 +37,7 @@ def open_source(source: str, fetch: Fetch | None = None) -> list[Entry]:
         root, pattern = _split(source)
     entries = _picked(root, pattern)
     if not entries:
-        known = list(dict.fromkeys(e.address for e in _all(root)))
-        if known:
+        if known := _addresses(root):
             raise UnknownName.among(f"dictionary in {root}", pattern, known)
         raise UnknownName(
             f"{source} holds no dictionary of a known format ({', '.join(FORMATS)}). A SAELens folder has cfg.json and "
@@ -59,15 +59,25 @@ def _split(source: str) -> tuple[Path, str]:
     return root, "/".join(path.parts[parts[0] :]) if parts else ""
 
 
-def _all(root: Path) -> Iterator[Entry]:
+def _all(root: Path, wanted: Wanted = everything) -> Iterator[Entry]:
     for form in FORMATS.values():
-        yield from form.find(root)
+        yield from form.find(root, wanted)
+
+
+def _addresses(root: Path) -> list[str]:
+    """What can be named below `root`; what cannot be read there is no answer to what was asked."""
+    known: dict[str, None] = {}
+    for form in FORMATS.values():
+        with suppress(BadWeights):
+            for found in form.find(root):
+                known[found.address] = None
+    return list(known)
 
 
 def _picked(root: Path, pattern: str) -> list[Entry]:
     if not pattern.endswith("canonical"):
-        return [e for e in _all(root) if not pattern or _matches(e.address, pattern)]
-    found = {e.address: e for e in _all(root) if _matches(e.address, _every_l0(pattern))}
+        return list(_all(root, lambda address: not pattern or _matches(address, pattern)))
+    found = {e.address: e for e in _all(root, lambda address: _matches(address, _every_l0(pattern)))}
     return [found[address] for address in canonical(found)]
 
 

@@ -1,7 +1,8 @@
 """eai-sparsify folders: one for each hookpoint, with cfg.json and sae.safetensors.
 
 The folder's name is the hookpoint, a module's path without the model's own prefix. An SAE reads and writes the module's
-output; with `transcode` the module's input is read and its output written. k latents are kept after a ReLU.
+output; with `transcode` the module's input is read and its output written. After a ReLU the k largest latents are kept
+(topk), or of k groups of consecutive latents the largest of each (groupmax).
 """
 
 import json
@@ -15,25 +16,29 @@ from torch import Tensor
 from understudy.core.dictionary import DictionarySpec
 from understudy.core.records.errors import BadInput, BadWeights
 from understudy.core.weights import save_tensors
-from understudy.formats._entry import Entry, topk
+from understudy.formats._entry import Entry, Wanted, everything, groupmax, topk
 from understudy.formats._files import TensorFile, open_tensors, read_json
 
 NAME = "sparsify"
 CFG, WEIGHTS = "cfg.json", "sae.safetensors"
+RULES = {"topk": topk, "groupmax": groupmax}
 
 
-def find(root: Path) -> Iterator[Entry]:
+def find(root: Path, wanted: Wanted = everything) -> Iterator[Entry]:
     """Every dictionary at or below `root`. Raises BadWeights."""
     for path in sorted(root.rglob(WEIGHTS)):
-        if (path.parent / CFG).is_file():
+        if (path.parent / CFG).is_file() and wanted(path.parent.relative_to(root).as_posix()):
             yield _entry(root, path.parent)
 
 
 def _entry(root: Path, folder: Path) -> Entry:
     path = folder / CFG
     cfg = read_json(path)
-    if cfg.get("activation", "topk") != "topk":
-        raise BadWeights(f"{path}: dictionaries with the activation {cfg['activation']!r} are not read, only topk.")
+    activation = cfg.get("activation", "topk")
+    if not isinstance(activation, str) or activation not in RULES:
+        raise BadWeights(
+            f"{path}: dictionaries with the activation {activation!r} are not read, only {' or '.join(RULES)}."
+        )
     file = open_tensors(folder / WEIGHTS)
     n_latents, d = file.matrix("encoder.weight")
     skips = bool(cfg.get("skip_connection"))
@@ -52,7 +57,7 @@ def _entry(root: Path, folder: Path) -> Entry:
     return Entry(
         NAME, folder.relative_to(root).as_posix(), "transcoder" if transcodes else "sae",
         f"{name}:in" if transcodes else f"{name}:out", (f"{name}:out",), d, d, n_latents,
-        topk(path, cfg.get("k"), n_latents), partial(_load, file, skips), model=str(model),
+        RULES[activation](path, cfg.get("k"), n_latents), partial(_load, file, skips), model=str(model),
     )  # fmt: skip
 
 
@@ -70,10 +75,10 @@ def write(out: Path, spec: DictionarySpec, hookpoint: str, about: dict[str, Any]
     rule = spec.settings["sparsity"]
     if spec.kind not in ("sae", "transcoder") or len(spec.reads) != 1 or len(spec.writes) != 1:
         raise BadInput(f"sparsify has no {spec.kind} that writes {len(spec.writes)} sites.")
-    if rule["name"] != "topk":
+    if rule["name"] not in RULES:
         raise BadInput(
-            f"sparsify keeps the k largest latents of each place; this {spec.kind} has the rule {rule['name']}, which "
-            "that cannot express. Use --format saelens."
+            f"sparsify keeps the k largest latents of each place or group; this {spec.kind} has the rule "
+            f"{rule['name']}, which that cannot express. Use --format saelens."
         )
     transcodes = spec.kind == "transcoder"
     fits = spec.reads[0].module == spec.writes[0].module and spec.reads[0].port == "in" and spec.writes[0].port == "out"
@@ -90,7 +95,7 @@ def write(out: Path, spec: DictionarySpec, hookpoint: str, about: dict[str, Any]
     if "W_skip" in a:
         tensors["W_skip"] = a["W_skip"].T
     cfg = {
-        "activation": "topk", "expansion_factor": n_latents // d, "normalize_decoder": not transcodes,
+        "activation": rule["name"], "expansion_factor": n_latents // d, "normalize_decoder": not transcodes,
         "num_latents": n_latents, "k": rule["k"], "multi_topk": False, "skip_connection": "W_skip" in a,
         "transcode": transcodes, "d_in": d,
     }  # fmt: skip
