@@ -3,14 +3,16 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
+import transformers
 
 from tests.formats import files
 from understudy.core.names import find_sites
-from understudy.core.records.errors import BadFolder, BadInput
+from understudy.core.records.errors import BadFolder, BadInput, UnknownName
 from understudy.formats import open_source
-from understudy.networks import open_network
+from understudy.networks import HFCausalLM, open_network
 from understudy.workflows._scoring.opening import ScoreConfig, open_groups
 from understudy.workflows.evaluate import open_run
 from understudy.workflows.export import ExportConfig, export
@@ -23,7 +25,7 @@ def opened(path, network):
 
 
 def same(network, groups, others) -> None:
-    acts = network.record(network.example(), [s for g in groups for s in (*g.reads, *g.writes)])
+    acts = network.record(network.example(), [s for g in [*groups, *others] for s in (*g.reads, *g.writes)])
     ours, theirs = ({s: v for g in gs for s, v in g.reconstruct(acts).items()} for gs in (groups, others))
     assert set(ours) == set(theirs)
     for site, value in ours.items():
@@ -103,3 +105,109 @@ def test_nothing_is_written_over(finished, tmp_path):
         export(ExportConfig(run=finished.folder.path, out=tmp_path / "out"))
     shutil.rmtree(tmp_path / "out")
     assert export(ExportConfig(run=finished.folder.path, out=tmp_path / "out"))
+
+
+# -- scores of others' files, passed on --------------------------------------------------------------------------------
+
+LAYERS, D, N = 3, 24, 40
+
+
+@pytest.fixture(scope="module")
+def gemma():
+    """Gemma 2's architecture with norms that matter: a gain before the MLP, another behind it."""
+    torch.manual_seed(0)
+    tokenizer = open_network("demo").tokenizer
+    config = transformers.Gemma2Config(
+        vocab_size=len(tokenizer), hidden_size=D, num_hidden_layers=LAYERS, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=8, intermediate_size=40, max_position_embeddings=64,
+    )  # fmt: skip
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    for name, p in model.named_parameters():
+        if "norm" in name:
+            p.data += 0.4 * torch.rand_like(p)
+    return HFCausalLM(model, "tiny-gemma-2", tokenizer)
+
+
+def gemma_scope_transcoders(root) -> None:
+    """In the place where, and under the names by which, the public ones lie."""
+    for layer in range(LAYERS):
+        folder = root / "gemma-scope-2b-pt-transcoders" / f"layer_{layer}" / "width_16k" / f"average_l0_{9 + layer}"
+        folder.mkdir(parents=True)
+        w = {
+            k: files.random(*v.shape, seed=10 * layer + i, scale=0.2)
+            for i, (k, v) in enumerate(files.weights(D, N).items())
+        }
+        w |= {"threshold": files.random(N, seed=99 + layer).abs()}
+        np.savez(folder / "params.npz", **{k: v.numpy() for k, v in w.items()})
+
+
+def figures(card) -> dict[str, float]:
+    found = {f"{d.name} {k}": getattr(d, k).value for d in card.dictionaries for k in ("fvu", "l0", "dead")}
+    return found | {k: getattr(card.replacement, k).value for k in ("delta_loss", "kl", "top1_agreement")}
+
+
+@pytest.mark.parametrize("form", ["saelens", "circuit-tracer"])
+def test_gemma_scope_goes_on_to_other_libraries_and_scores_the_same(gemma, text, tmp_path, form):
+    """Its transcoders read a norm before the gain and write behind the second norm: neither has a module's own name."""
+    gemma_scope_transcoders(tmp_path)
+    more = {"data": f"text:{text}", "context": 32, "sequences": 6, "rollouts": 0, "fit_places": 300}
+    source = f"{tmp_path}/gemma-scope-2b-pt-transcoders/layer_*/width_16k/canonical"
+    before = score(gemma, source, out=tmp_path / "before", **more)
+    export(ExportConfig(run=tmp_path / "before", format=form, out=tmp_path / "out"), network=gemma)
+    entries = open_source(str(tmp_path / "out"))
+    hooks = {"saelens": "model.layers.{}.pre_feedforward_layernorm.output", "circuit-tracer": "blocks.{}.mlp.hook_in"}
+    assert [e.read for e in entries] == [hooks[form].format(i) for i in range(LAYERS)]
+    after = score(gemma, tmp_path / "out", out=tmp_path / "after", **more)
+    assert figures(after) == pytest.approx(figures(before), rel=1e-4, abs=1e-5)
+    assert figures(before)["kl"] > 1e-3
+    if form == "saelens":
+        metadata = json.loads((tmp_path / "out" / "blocks.1.hook_mlp_out" / "cfg.json").read_text())["metadata"]
+        assert (metadata["hook_name"], metadata["hook_name_out"]) == ("blocks.1.mlp.hook_in", "blocks.1.hook_mlp_out")
+
+
+def test_an_sae_behind_a_norm_goes_to_sparsify_under_the_norms_path(gemma, text, tmp_path):
+    for i in range(2):
+        files.saelens(
+            tmp_path / "in" / f"{i}", files.weights(D, N), f"blocks.{i}.hook_mlp_out", architecture="topk", k=4
+        )
+    more = {"data": f"text:{text}", "context": 32, "sequences": 4, "rollouts": 0, "fit_places": 200}
+    score(gemma, tmp_path / "in", out=tmp_path / "scored", **more)
+    export(ExportConfig(run=tmp_path / "scored", format="sparsify", out=tmp_path / "out"), network=gemma)
+    entries = open_source(str(tmp_path / "out"))
+    assert [e.writes for e in entries] == [(f"layers.{i}.post_feedforward_layernorm:out",) for i in range(2)]
+    same(gemma, opened(tmp_path / "in", gemma), opened(tmp_path / "out", gemma))
+
+
+def test_what_is_between_attention_and_mlp_can_be_read_and_not_replaced(gemma, tmp_path):
+    """The stream goes past the norm: an SAE put at the norm's input alone would look better than it is."""
+    files.saelens(tmp_path, files.weights(D, N), "blocks.1.hook_resid_mid")
+    with pytest.raises(UnknownName, match="can only be read"):
+        opened(tmp_path, gemma)
+    files.saelens(
+        tmp_path, files.weights(D, N), "blocks.1.hook_resid_mid", architecture="transcoder", apply_b_dec_to_input=False,
+        metadata={"hook_name_out": "blocks.1.hook_mlp_out"},
+    )  # fmt: skip
+    (group,) = opened(tmp_path, gemma)
+    assert str(group.reads[0]) == "model.layers.1.pre_feedforward_layernorm:in"
+
+
+def test_gemma_scope_2s_cross_layer_transcoders_go_on_unless_they_have_a_skip(text, tmp_path):
+    torch.manual_seed(0)
+    tokenizer = open_network("demo").tokenizer
+    config = transformers.Gemma3TextConfig(
+        vocab_size=len(tokenizer), hidden_size=D, num_hidden_layers=LAYERS, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=8, intermediate_size=40, max_position_embeddings=64,
+    )  # fmt: skip
+    network = HFCausalLM(transformers.AutoModelForCausalLM.from_config(config), "tiny-gemma-3", tokenizer)
+    more = {"data": f"text:{text}", "context": 32, "sequences": 4, "rollouts": 0, "fit_places": 200}
+    for skip in (False, True):
+        files.gemma_scope_2_clt(tmp_path / str(skip), LAYERS, D, N, skip)
+        score(network, tmp_path / str(skip), out=tmp_path / f"{skip}-scored", **more)
+    out = tmp_path / "out"
+    export(ExportConfig(run=tmp_path / "False-scored", format="circuit-tracer", out=out), network=network)
+    same(network, opened(tmp_path / "False", network), opened(out, network))
+    with pytest.raises(BadInput, match="no place for W_skip"):
+        export(
+            ExportConfig(run=tmp_path / "True-scored", format="circuit-tracer", out=tmp_path / "no"), network=network
+        )
+    assert not (tmp_path / "no").exists()

@@ -49,8 +49,8 @@ def fit(network: Network, entries: Sequence[Entry]) -> list[Fitted]:
 
 
 def _placed(network: Network, entry: Entry) -> Fitted:
-    read = place(network, entry.read)
-    written = [read if hook == entry.read else place(network, hook) for hook in entry.writes]
+    read = place(network, entry.read, entry.read in entry.writes)
+    written = [read if hook == entry.read else place(network, hook, True) for hook in entry.writes]
     if any(w.scale is not None for w in written):
         raise WrongShape(f"{entry.address} writes {entry.writes[0]}, inside a norm: that can be read, not replaced.")
     return Fitted(entry, read, tuple(w.site for w in written))

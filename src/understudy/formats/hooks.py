@@ -1,4 +1,4 @@
-"""Hook names of other libraries to our sites and back. What cannot be translated is an error, never a guess.
+"""Hook names of other libraries to our sites (back: `hook_names`). What has no site is an error, never a guess.
 
 Understood: TransformerLens names (`blocks.3.hook_mlp_out`), paths of transformers' modules with a port
 (`model.layers.3.mlp:out`, `model.layers.3.mlp.output`) and paths without the model's own prefix (`layers.3.mlp`).
@@ -12,16 +12,12 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from understudy.core.names import find_sites, short_name
+from understudy.core.names import find_sites
 from understudy.core.network import Network
 from understudy.core.records.errors import UnknownName
 from understudy.core.site import Site
 
 LENS = re.compile(r"blocks\.(\d+)\.(.+)")
-BACK = {
-    "resid": "hook_resid_post", "attn_in": "attn.hook_in", "attn_out": "attn.hook_out", "attn_write": "hook_attn_out",
-    "mlp_in": "mlp.hook_in", "mlp_out": "mlp.hook_out", "mlp_write": "hook_mlp_out",
-}  # fmt: skip
 
 
 class Place(NamedTuple):
@@ -32,8 +28,10 @@ class Place(NamedTuple):
     scale: Tensor | None = None
 
 
-def place(network: Network, hook: str) -> Place:
+def place(network: Network, hook: str, is_written: bool = False) -> Place:
     """The site of a hook name. Raises UnknownName with the reason and the nearest names.
+
+    is_written: what lies there is to be replaced, not only read.
 
     `ln2.hook_normalized` lies inside a norm, before its gain: no module ends there, so its place is the norm's output
     with the gain taken off, checked on the example batch.
@@ -46,6 +44,11 @@ def place(network: Network, hook: str) -> Place:
     layer, name = int(found[1]), found[2]
     if name == "attn.hook_z":
         return Place(_heads(network, hook, layer))
+    if name == "hook_resid_mid" and is_written:
+        raise UnknownName(
+            f"the hook {hook!r} can only be read in {network.name}, not replaced: the stream goes on past the norm "
+            f"that reads it, and no module makes or takes both. What the MLP alone sees is blocks.{layer}.hook_mlp_in."
+        )
     if name in ("hook_resid_mid", "hook_mlp_in"):
         return Place(Site(_norm_before_mlp(network, hook, layer).path, "in"))
     if name == "ln2.hook_normalized":
@@ -53,33 +56,13 @@ def place(network: Network, hook: str) -> Place:
     return Place(find_sites(network, hook)[0])
 
 
-def name(network: Network, site: Site) -> str:
-    """The TransformerLens name of a site. Raises UnknownName where it has none."""
-    short = short_name(network, site)
-    family, _, layer = short.rpartition(".")
-    if family in BACK and layer.isdecimal():
-        if family in ("attn_out", "mlp_out") and not _has(network, f"{family[:-4]}_write.{layer}"):
-            family = f"{family[:-4]}_write"
-        return f"blocks.{layer}.{BACK[family]}"
-    if short in ("embed", "token_embed"):
-        return "hook_embed" if short == "token_embed" or not _has(network, "token_embed") else "blocks.0.hook_resid_pre"
-    for part in network.parts():
-        role, _, layer = part.name.rpartition(".")
-        if site.direction == "in" and site.module.startswith(tuple(f"{m}." for m in part.replaces)):
-            neurons = network.neurons(part)
-            if neurons is not None and neurons.site == site:
-                return f"blocks.{layer}.{'attn.hook_z' if role == 'attn' else 'mlp.hook_post'}"
-    near = [n.name for n in network.named_sites()]
-    raise UnknownName.among(f"site with a TransformerLens name in {network.name}", short, near)
-
-
 def module_path(site: Site) -> str:
-    """`model.layers.3.mlp:in` as `model.layers.3.mlp.input`, the way other libraries write paths."""
-    return f"{site.module}.{'input' if site.direction == 'in' else 'output'}"
+    """`model.layers.3.mlp:in` as `model.layers.3.mlp.input`, the way other libraries write paths.
 
-
-def _has(network: Network, short: str) -> bool:
-    return any(n.name == short for n in network.named_sites())
+    One of several inputs or outputs, or one call of many, has no such way: it keeps its name here.
+    """
+    plain = {Site(site.module, "in"): "input", Site(site.module): "output"}
+    return f"{site.module}.{plain[site]}" if site in plain else str(site)
 
 
 def _by_path(network: Network, hook: str) -> Site:
@@ -115,11 +98,16 @@ class _Norm(NamedTuple):
     stream: Tensor
     """What the block was given."""
 
+    @property
+    def is_beside(self) -> bool:
+        """True where attention and MLP run side by side: both read the block's input."""
+        return _equal(self.given, self.stream)
+
 
 _NORMS: WeakKeyDictionary[Network, dict[int, _Norm]] = WeakKeyDictionary()
 
 
-def _norms(network: Network) -> dict[int, _Norm]:
+def norms(network: Network) -> dict[int, _Norm]:
     """By layer: the block's child whose output is what the MLP reads. All layers in one forward pass, once."""
     if network not in _NORMS:
         blocks = {p: p.replaces[0].rpartition(".")[0] for p in network.parts() if p.name.startswith("mlp.")}
@@ -150,12 +138,12 @@ def _equal(a: Tensor, b: Tensor) -> bool:
 
 
 def _norm_before_mlp(network: Network, hook: str, layer: int) -> _Norm:
-    norm = _norms(network).get(layer)
+    norm = norms(network).get(layer)
     if norm is None:
         known = any(p.name == f"mlp.{layer}" for p in network.parts())
         why = "no norm was found whose output the MLP reads" if known else f"{network.name} has no part mlp.{layer}"
         raise _untranslatable(network, hook, why)
-    if hook.endswith("hook_resid_mid") and _equal(norm.given, norm.stream):
+    if hook.endswith("hook_resid_mid") and norm.is_beside:
         raise _untranslatable(network, hook, "attention and MLP run side by side, so there is no stream between them")
     return norm
 

@@ -13,7 +13,9 @@ from understudy.core.records.artifact import RunFolder
 from understudy.core.records.config import Config
 from understudy.core.records.errors import BadInput
 from understudy.core.records.progress import SILENT, Progress
-from understudy.formats import circuit_tracer, hooks, saelens, sparsify
+from understudy.core.site import Site
+from understudy.formats import circuit_tracer, saelens, sparsify
+from understudy.formats.hook_names import canonical, names
 from understudy.workflows._scoring.streamed import Streamed
 from understudy.workflows.evaluate import SavedRun, open_run
 
@@ -62,16 +64,20 @@ def folded(dictionary: Dictionary) -> DictionarySpec:
 
 
 def _to_saelens(run: SavedRun, out: Path, progress: Progress) -> Iterator[Path]:
+    hooks = _hooks(run)
     for member in _alone(run, "saelens", progress):
-        names = hooks.name(run.network, member.reads[0]), hooks.name(run.network, member.writes[0])
-        yield from saelens.write(out / names[1], folded(member), names, _about(run))
+        pair = hooks[member.reads[0]], hooks[member.writes[0]]
+        yield from saelens.write(out / pair[1], folded(member), pair, _about(run))
 
 
 def _to_sparsify(run: SavedRun, out: Path, progress: Progress) -> Iterator[Path]:
     prefix = getattr(run.network.module, "base_model_prefix", "") + "."
+    written = {site for group in run.groups for site in group.writes}
+    same = canonical(run.network, [site for group in run.groups for site in (*group.reads, *group.writes)], written)
     for member in _alone(run, "sparsify", progress):
-        hookpoint = member.writes[0].module.removeprefix(prefix)
-        yield from sparsify.write(out, folded(member), hookpoint, _about(run))
+        spec = folded(member)
+        spec = spec._replace(reads=(same[member.reads[0]],), writes=(same[member.writes[0]],))
+        yield from sparsify.write(out, spec, spec.writes[0].module.removeprefix(prefix), _about(run))
 
 
 def _to_circuit_tracer(run: SavedRun, out: Path, progress: Progress) -> Iterator[Path]:
@@ -85,7 +91,7 @@ def _to_circuit_tracer(run: SavedRun, out: Path, progress: Progress) -> Iterator
         raise BadInput(
             f"circuit-tracer holds transcoders and cross-layer transcoders; {wrong[0].writes[0]} has a {wrong[0].kind}."
         )
-    stems = _stems(run.network, [(m.reads[0], m.writes[0]) for m in members])
+    stems = _stems(run, [(m.reads[0], m.writes[0]) for m in members])
     layers, found = range(len(members)), sorted(stems)
     if found != list(layers) or len({m.n_latents for m in members}) != 1:
         raise BadInput(
@@ -101,7 +107,7 @@ def _to_circuit_tracer(run: SavedRun, out: Path, progress: Progress) -> Iterator
 
 def _clt(run: SavedRun, group: Group, out: Path) -> Iterator[Path]:
     first = [m.writes[0] for m in group.members]
-    stems = _stems(run.network, [(m.reads[0], m.writes[0]) for m in group.members])
+    stems = _stems(run, [(m.reads[0], m.writes[0]) for m in group.members])
     later = [m.writes == tuple(first[i:]) for i, m in enumerate(group.members)]
     if list(stems) != list(range(len(first))) or not all(later) or len({m.n_latents for m in group.members}) != 1:
         raise BadInput(
@@ -121,11 +127,18 @@ def _check_layers(network: Network, n: int) -> None:
         raise BadInput(f"circuit-tracer needs every layer; {network.name} has {layers} MLPs and this run replaces {n}.")
 
 
-def _stems(network: Network, sites: list[tuple[Any, Any]]) -> dict[int, tuple[str, str]]:
+def _hooks(run: SavedRun) -> dict[Site, str]:
+    """The hook name of every site the run reads or writes. Raises UnknownName."""
+    written = {site for group in run.groups for site in group.writes}
+    return names(run.network, [site for group in run.groups for site in (*group.reads, *group.writes)], written)
+
+
+def _stems(run: SavedRun, sites: list[tuple[Site, Site]]) -> dict[int, tuple[str, str]]:
     """Layer -> (read, write) as names within the block."""
+    hooks = _hooks(run)
     out: dict[int, tuple[str, str]] = {}
     for read, write in sites:
-        pair = [re.fullmatch(r"blocks\.(\d+)\.(.+)", hooks.name(network, site)) for site in (read, write)]
+        pair = [re.fullmatch(r"blocks\.(\d+)\.(.+)", hooks[site]) for site in (read, write)]
         if pair[0] is None or pair[1] is None or pair[0][1] != pair[1][1]:
             raise BadInput(f"circuit-tracer's transcoders read and write one layer; not {read} and {write}.")
         out[int(pair[0][1])] = (pair[0][2], pair[1][2])
