@@ -127,6 +127,13 @@ def test_what_is_held_stays_below_the_limit(network, tmp_path):
     assert list(held.open) == ["layer_2", "layer_3"]
 
 
+def test_groups_come_in_forward_order_and_not_by_their_files_names(network, tmp_path):
+    for name, layer in (("10", 3), ("2", 1), ("a", 0)):
+        saes(tmp_path / name, layers=(layer,))
+    groups = open_groups(ScoreConfig(dictionary=str(tmp_path)), network)
+    assert [str(g.writes[0]) for g in groups] == [f"model.layers.{i}.mlp:out" for i in (0, 1, 3)]
+
+
 def test_sites_choose_and_alternatives_are_refused(network, tmp_path):
     saes(tmp_path / "files")
     saes(tmp_path / "files" / "other")

@@ -15,7 +15,7 @@ from torch import Tensor
 from understudy.core.dictionary import DictionarySpec
 from understudy.core.records.errors import BadInput, BadWeights
 from understudy.core.weights import save_tensors
-from understudy.formats._entry import THRESHOLD, Entry, at_least_zero, centred, subtracting, topk
+from understudy.formats._entry import THRESHOLD, Entry, Wanted, at_least_zero, centred, everything, subtracting, topk
 from understudy.formats._files import TensorFile, open_tensors, read_json
 from understudy.formats.hooks import module_path
 
@@ -30,13 +30,14 @@ RENAMED = {
     "hook_point_head_index": "hook_head_index",
     "activation_fn_str": "activation_fn",
 }
+KEPT = ("dataset_path", "context_size", "prepend_bos", "hook_name", "neuronpedia_id")
 CENTRED_HOOKS = ("hook_resid_pre", "hook_resid_mid", "hook_resid_post", "hook_mlp_out", "hook_attn_out")
 
 
-def find(root: Path) -> Iterator[Entry]:
+def find(root: Path, wanted: Wanted = everything) -> Iterator[Entry]:
     """Every dictionary at or below `root`. Raises BadWeights for what cannot be expressed, by name."""
     for path in sorted(root.rglob(WEIGHTS)):
-        if (path.parent / CFG).is_file():
+        if (path.parent / CFG).is_file() and wanted(path.parent.relative_to(root).as_posix()):
             yield _entry(root, path.parent)
 
 
@@ -67,7 +68,7 @@ def _entry(root: Path, folder: Path) -> Entry:
         d_out, n_latents, topk(path, cfg.get("k"), n_latents) if architecture == "topk" else THRESHOLD,
         partial(_load, file, architecture, cfg, scale, is_centred), model=str(about.get("model_name") or ""),
         is_centred=is_centred,
-        about={k: about[k] for k in ("dataset_path", "context_size", "prepend_bos") if about.get(k) is not None},
+        about={k: about[k] for k in KEPT if about.get(k) is not None},
     )  # fmt: skip
 
 

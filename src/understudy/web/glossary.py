@@ -134,6 +134,12 @@ TERMS: Terms = {
         "Where in the range of a latent's activations the outlined token lies. Top examples alone flatter a feature; "
         "low bands show what it usually means.",
     ),
+    "claim": (
+        "Claimed",
+        "",
+        "What somebody else wrote that the latent means, mostly a language model that was shown its strongest places. "
+        "It stands here as they gave it out, with where it is from; nothing here tested it.",
+    ),
     "outputs": (
         "Raises, lowers",
         "logits per unit",

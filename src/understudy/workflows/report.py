@@ -19,6 +19,7 @@ from understudy.core.records.scorecard import Context as Shown
 from understudy.core.records.scorecard import CurvePoint, Feature, Report, Scorecard, Token
 from understudy.data import Order
 from understudy.workflows._data import DEFAULT_CONTEXT, open_sequences
+from understudy.workflows._scoring.claims import add_claims, check_claims
 from understudy.workflows.evaluate import EvaluateConfig, SavedRun, address, evaluate, named, open_run
 
 BANDS = (("top", 0.99, 1.0), ("90-99%", 0.9, 0.99), ("50-90%", 0.5, 0.9), ("0-50%", 0.0, 0.5))
@@ -38,6 +39,9 @@ class ReportConfig(Config):
     """Features of each dictionary, drawn at random from those that fired: not the prettiest ones."""
     sequences: PositiveInt = 256
     """Held-out sequences searched for contexts."""
+    explanations: Path | None = None
+    """Neuronpedia's explanations of the latents, a file or a folder, shown as what others claim; by default those the
+    score was given."""
     seed: int = 0
     """Decides which features and contexts are shown."""
 
@@ -46,10 +50,15 @@ class ReportConfig(Config):
 def report(config: ReportConfig, progress: Progress = SILENT, network: Network | None = None) -> Report:
     """Gather a run's report; judges it first if no scorecard is there. Features are also kept as features.json."""
     run = open_run(config.run, network or config.network, config.device)
+    explanations = config.explanations or getattr(run.config, "explanations", None)
+    if explanations is not None:
+        check_claims(run.network, run.groups, explanations)
     if not run.folder.file(run.file_name("scorecard.json")).exists():
         evaluate(EvaluateConfig(run=config.run, network=config.network, device=config.device), progress, network)
     card = _scorecard(run)
     features = _features(config, run, progress)
+    if explanations is not None:
+        features = add_claims(features, run.network, run.groups, explanations, progress)
     described = {s: [f.model_dump() for f in fs] for s, fs in features.items()}
     run.folder.write_json(run.file_name("features.json"), described)
     curves = [CurvePoint(places=line["places"], terms=line["groups"]) for line in run.folder.metrics()]

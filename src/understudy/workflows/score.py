@@ -9,6 +9,7 @@ from understudy.core.records.progress import SILENT, Progress
 from understudy.core.records.scorecard import Scorecard
 from understudy.networks import open_network
 from understudy.workflows._runs import fingerprint, provenance
+from understudy.workflows._scoring.claims import check_claims
 from understudy.workflows._scoring.opening import ScoreConfig as ScoreConfig
 from understudy.workflows._scoring.opening import entries, models, open_groups
 from understudy.workflows.evaluate import EvaluateConfig, SavedRun, judge
@@ -30,6 +31,8 @@ def run_score(config: ScoreConfig, progress: Progress = SILENT, network: Network
     RunFolder.new(config.out)
     opened = network or open_network(config.network, device=config.device)
     groups = open_groups(config, opened)
+    if config.explanations is not None:
+        check_claims(opened, groups, config.explanations)
     found = entries(groups)
     progress.say(
         f"{len(found)} dictionaries ({found[0].format}), made for {', '.join(models(groups)) or 'no one says'}"

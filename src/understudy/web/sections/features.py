@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-from understudy.core.records.scorecard import Context, Feature, Report
+from understudy.core.records.scorecard import Claim, Context, Feature, Report
 from understudy.web.glossary import term
 from understudy.web.markup import Markup, join, tag
 from understudy.web.names import layer_names
@@ -29,6 +29,10 @@ def features(report: Report) -> Markup | None:
         ", the stronger; the outlined token is the one the context was chosen for. Newlines show as ↵, tabs as ⇥, "
         "runs of spaces as dots.",
     )
+    if files := list(dict.fromkeys(c.file for found in report.features.values() for f in found for c in f.claims)):
+        named = join(*((", " if i else "", tag("code", visible(file, False))) for i, file in enumerate(files[:3])))
+        more = f" and {len(files) - 3} more files" if len(files) > 3 else ""
+        lead = join(lead, " Texts after “claimed” were written by others (", named, more, "). Nothing here tests them.")
     return section("features", "Features", _controls(total), *layers, lead=lead)
 
 
@@ -70,6 +74,9 @@ def _feature(feature: Feature, layer: str) -> Markup:
         tag("span", snippet(strongest, feature.maximum) if strongest else "no context", class_="snippet"),
         tag("span", percent(feature.density), class_="num density"),
         tag("span", plain(feature.maximum), class_="num maximum"),
+        tag("span", "claimed: ", tag("bdi", visible(feature.claims[0].text)), class_="claim")
+        if feature.claims
+        else None,
     )
     # The anchor is inside, so that a browser without the script opens the feature for a link to it.
     anchor = tag("div", *_inside(feature, layer), class_="feature-body", id=f"{layer}-{feature.latent}")
@@ -79,6 +86,9 @@ def _feature(feature: Feature, layer: str) -> Markup:
 
 def _inside(feature: Feature, layer: str) -> Iterator[Markup]:
     yield tag("p", tag("a", f"#{layer}-{feature.latent}", href=f"#{layer}-{feature.latent}"), class_="soft anchor")
+    if feature.claims:
+        heading = tag("h4", term("claim", "Claimed by others, not measured here"))
+        yield tag("div", heading, tag("ul", *map(_claim, feature.claims)), class_="claims")
     if feature.raises or feature.lowers:
         yield tag(
             "div",
@@ -90,6 +100,12 @@ def _inside(feature: Feature, layer: str) -> Iterator[Markup]:
         rows = [_context(c, feature.maximum) for c in contexts]
         yield tag("h4", term("band", _band_name(band)), class_="band")
         yield tag("ol", *rows, class_="contexts")
+
+
+def _claim(claim: Claim) -> Markup:
+    by = ", ".join(filter(None, (claim.explainer, claim.method))) or "by whom, the file does not say"
+    where = tag("span", visible(f"{by} · {claim.source} · {claim.file}", False), class_="soft")
+    return tag("li", tag("bdi", visible(claim.text, False)), " ", where)
 
 
 def _band_order(context: Context) -> tuple[int, str]:

@@ -44,6 +44,8 @@ class ScoreConfig(Config):
     """Decides which sequences, the bootstrap's resamples and the rivals' random directions."""
     held_gb: PositiveFloat = 2.0
     """Weights of dictionaries held in memory at once, in GB; the rest is read again when it is needed."""
+    explanations: Path | None = None
+    """Neuronpedia's explanations of the latents, a file or a folder: shown in the report as what others claim."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:1; auto is the first GPU where there is one."""
     out: Path = Path("runs/score")
@@ -69,7 +71,9 @@ def open_groups(config: ScoreConfig, network: Network) -> list[Group]:
             )
         check_apart([f.entry for f in fitted])
     held = Held(int(config.held_gb * 1e9))
-    return [_group(members, held) for members in _together(fitted)]
+    groups = [_group(members, held) for members in _together(fitted)]
+    order = {site: i for i, site in enumerate(find_sites(network, [s for g in groups for s in g.writes]))}
+    return sorted(groups, key=lambda group: order[group.writes[0]])
 
 
 def _together(fitted: Sequence[Fitted]) -> list[list[Fitted]]:
