@@ -1,12 +1,17 @@
 """Networks and dictionaries of true shape with random weights: peak memory follows what is held, not the files."""
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from tests.formats import files
+from tests.workflows.real_sizes import CASES
+from understudy.core.records.scorecard import Scorecard
+from understudy.formats import open_source
 
 D, N, LAYERS = 768, 24_576, 5
 ONE_GB = 4 * N * 2 * D / 1e9
@@ -55,3 +60,36 @@ def test_weights_are_streamed_and_never_all_in_memory(text, tmp_path):
     # The one that is held, the file's own copy while it is read, and rivals of 4,096 latents for each site.
     assert few < 3 * ONE_GB + LAYERS * 4 * 2 * 4096 * D / 1e9 + 0.5
     assert every > few + (LAYERS - 3) * ONE_GB
+
+
+def script(*args: object) -> str:
+    """`tests.workflows.real_sizes` in a process of its own; what it prints."""
+    command = [sys.executable, "-m", "tests.workflows.real_sizes", *map(str, args)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", CASES)
+def test_the_commands_run_on_real_sizes_in_the_memory_they_need(text, tmp_path, name):
+    """`sites`, `score` and `export` on a folder of the network's true shape. Largest: 6 GB of disk, 9 GB of memory."""
+    case, folder = CASES[name], tmp_path / name
+    script("make", name, folder)
+    weights = sum(p.stat().st_size for p in Path(folder / "network").glob("*.safetensors")) / 1e9
+    found = json.loads(script("run", name, folder, text))
+    print({verb: (round(one["s"]), round(one["peak_gb"], 2)) for verb, one in found.items()})
+    # torch and the data, the network, one dictionary that is held and what reading one takes beside it; to score, its
+    # rivals as well: at most as many random latents, two matrices of the width and one of the neurons for each site.
+    plain = 1.0 + weights + 3 * case.one_gb
+    neurons = 4 * 4 * case.d
+    rivals = len(case.layers) * 4 * case.d * (2 * min(4096, case.n_latents) + 3 * case.d + neurons) / 1e9
+    assert found["sites"]["peak_gb"] < 1.0 + 1.2 * weights
+    assert found["score"]["peak_gb"] < plain + rivals
+    assert found["export"]["peak_gb"] < plain
+    card = Scorecard.model_validate(found["score"]["said"])
+    assert [d.n_latents for d in card.dictionaries] == [case.n_latents] * len(case.layers)
+    assert found["export"]["said"]["format"] == case.format
+    entries = open_source(str(folder / "exported"))
+    assert {(e.format, e.n_latents) for e in entries} == {(case.format, case.n_latents)}
+    assert len(entries) == len(case.layers)
