@@ -15,8 +15,8 @@ from understudy.core.dictionary import NO_CONTEXT, Acts, Context, Dictionary, Gr
 from understudy.core.latents import Encoded, Latents, LinearPre
 from understudy.core.network import Network
 from understudy.core.site import Site
-from understudy.dictionaries import SAE, CLTLayer, Crosscoder, Transcoder, clt_group
-from understudy.sparsity import BatchTopK, TopK
+from understudy.dictionaries import SAE, CLTLayer, Components, Crosscoder, Transcoder, clt_group
+from understudy.sparsity import BatchTopK, CausalImportance, TopK
 
 D, N, VOCAB = 8, 24, 11
 
@@ -278,6 +278,16 @@ def _neurons(network: Network) -> list[Group]:
     return [Group([TopNeurons(read, _mlp(1, "out"), down.weight.T, down.bias, 5)])]
 
 
+def _components(network: Network) -> list[Group]:
+    """Real ones, of two Linears of one block: one group, untrained."""
+    groups = []
+    for name in ("blocks.1.attn.v", "blocks.1.mlp.down"):
+        sites = [Site(name, "in")], [Site(name)]
+        sample = _sample(network, [s for part in sites for s in part])
+        groups.append(Components.begin(network, *sites, N, CausalImportance.start(N), sample, 0))
+    return [Components.group([m.thresholded({}).folded() for m in groups], {})]
+
+
 def _depth() -> Customer:
     network = Net(Transformer(repeat=3), tokens(), calls="depth")
     sites = [Site("blocks.0.mlp", port, call=1) for port in ("in", "out")]
@@ -307,6 +317,7 @@ CUSTOMERS: dict[str, Callable[[], Customer]] = {
     "parameters": lambda: _transformer(
         lambda n: [Group([Parameters("blocks.1.attn.v", n.module.get_submodule("blocks.1.attn.v"))])]  # pyright: ignore
     ),
+    "components": lambda: _transformer(_components),
     "gated_neurons": lambda: _transformer(
         lambda n: [Group([GatedNeurons("blocks.1.mlp", n.module.get_submodule("blocks.1.mlp"))])]  # pyright: ignore
     ),

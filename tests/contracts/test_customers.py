@@ -111,7 +111,7 @@ def test_decode_is_the_sum_of_atoms_times_values(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["sae", "transcoder", "clt", "crosscoder", "parameters", "gated_neurons", "batch_topk"]
+    "name", ["sae", "transcoder", "clt", "crosscoder", "parameters", "components", "gated_neurons", "batch_topk"]
 )
 def test_linearised_rows_give_back_every_value(name):
     found, acts = members(name)

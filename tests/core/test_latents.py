@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
-from understudy.core import latents as module
+from understudy.core import latents, pattern, top
 from understudy.core.latents import Latents, LinearPre, Pattern
 from understudy.core.records.errors import TooLarge, WrongShape
 
@@ -13,9 +13,20 @@ RAGGED = [2, 0, 3, 1, 0]
 """Latents kept at each of five places."""
 
 
+WAYS = ["fused", "gathered", "dense"]
+"""To take dot products of kept pairs."""
+
+
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+def take_dots(way: str, patch: pytest.MonkeyPatch) -> None:
+    """From here on as told, whatever would be the fastest."""
+    patch.setattr(pattern, "FUSED_SHARE", 10**9 if way == "dense" else 0)
+    if way == "gathered":
+        patch.setattr(pattern, "_dot_fused", pattern._dot_gathered)
 
 
 def ragged(counts=RAGGED, n_latents=L, signed=True) -> Latents:
@@ -45,10 +56,10 @@ def sparse(draw, places=(2, 3), n_latents=5) -> Latents:
 # -- gradients --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dense_share", [0, 10**9], ids=["gathered", "dense"])
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("counts", [RAGGED, [0, 0], [], [7, 7]], ids=["ragged", "empty rows", "no rows", "full"])
-def test_decode_has_complete_gradients(counts, dense_share, monkeypatch):
-    monkeypatch.setattr(module, "DENSE_SHARE", dense_share)
+def test_decode_has_complete_gradients(counts, way, monkeypatch):
+    take_dots(way, monkeypatch)
     z, W = ragged(counts), torch.randn(L, D, dtype=torch.float64, requires_grad=True)
     values = z.values.requires_grad_()
     assert gradcheck(lambda v, w: z.with_values(v).decode(w), (values, W))
@@ -70,10 +81,10 @@ def test_above_has_complete_gradients(rows):
     assert gradcheck(lambda x, W, b: LinearPre(x, W, b).above(1e9).values, (p.x, p.W, p.b))
 
 
-@pytest.mark.parametrize("dense_share", [0, 10**9], ids=["gathered", "dense"])
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("counts", [RAGGED, [0] * 5])
-def test_at_has_complete_gradients(counts, dense_share, monkeypatch):
-    monkeypatch.setattr(module, "DENSE_SHARE", dense_share)
+def test_at_has_complete_gradients(counts, way, monkeypatch):
+    take_dots(way, monkeypatch)
     p, z = pre(), ragged(counts)
     assert gradcheck(lambda x, W, b: LinearPre(x, W, b).at(z), (p.x, p.W, p.b))
     torch.testing.assert_close(p.at(z).detach(), dense_of(p)[z.rows, z.ids])
@@ -138,10 +149,12 @@ def test_small_chunks_change_nothing(monkeypatch):
 
     whole, floats = everything()
     for size in (1, 100, 8 * L * 3):
-        monkeypatch.setattr(module, "CHUNK_BYTES", size)
-        for share in (0, 10**9):
-            monkeypatch.setattr(module, "DENSE_SHARE", share)
-            again, floats_again = everything()
+        for module in (latents, pattern, top):
+            monkeypatch.setattr(module, "CHUNK_BYTES", size)
+        for way in WAYS:
+            with monkeypatch.context() as patch:
+                take_dots(way, patch)
+                again, floats_again = everything()
             for a, b in zip([*whole, *floats], [*again, *floats_again]):
                 torch.testing.assert_close(a, b)
 
@@ -169,18 +182,15 @@ def test_places_do_not_see_each_other():
 
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.integers(0, L), max_size=6), st.integers(0, 1000))
-def test_both_ways_to_take_dot_products_agree(counts, seed):
+def test_all_ways_to_take_dot_products_agree(counts, seed):
     torch.manual_seed(seed)
-    pattern = ragged(counts).pattern
+    kept = ragged(counts).pattern
     left, right = torch.randn(len(counts), D, dtype=torch.float64), torch.randn(L, D, dtype=torch.float64)
-    expected = (left @ right.T)[pattern.rows, pattern.ids]
-    before = module.DENSE_SHARE
-    try:
-        for share in (0, 10**9):
-            module.DENSE_SHARE = share
-            torch.testing.assert_close(pattern.dot(left, right), expected)
-    finally:
-        module.DENSE_SHARE = before
+    expected = (left @ right.T)[kept.rows, kept.ids]
+    for way in WAYS:
+        with pytest.MonkeyPatch.context() as patch:
+            take_dots(way, patch)
+            torch.testing.assert_close(kept.dot(left, right), expected)
 
 
 @settings(max_examples=20, deadline=None)

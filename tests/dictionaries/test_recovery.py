@@ -34,7 +34,7 @@ def start(rule, n_latents=96, kind=SAE) -> SAE:
 
 LEAST = {  # share of a planted direction that is found, and options under which the rule is about as sparse as planted
     "topk": (0.9, {}), "batch_topk": (0.9, {}), "multi_topk": (0.9, {}), "groupmax": (0.9, {}),
-    "jumprelu": (0.85, {}), "relu": (0.85, {"l1": 0.2}), "gated": (0.8, {}),
+    "jumprelu": (0.85, {}), "relu": (0.85, {"l1": 0.2}), "gated": (0.8, {"l1": 0.9}),
 }  # fmt: skip
 UNTRAINED = 0.6
 

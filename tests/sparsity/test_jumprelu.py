@@ -188,3 +188,24 @@ def test_coefficients_that_mean_nothing_are_refused(change, error, says):
 def test_more_latents_than_there_are_cannot_be_aimed_at():
     with pytest.raises(BadInput, match="target_l0=13 is more than the 12 latents"):
         JumpReLU.start(n_latents=12, d_in=5, d_out=5, k=3, target_l0=13)
+
+
+@pytest.mark.parametrize(("n_latents", "d", "k"), [(2048, 64, 16), (512, 192, 16), (512, 64, 128)])
+def test_thresholds_start_where_random_rows_have_the_wanted_l0(n_latents, d, k):
+    rule = JumpReLU.start(n_latents=n_latents, d_in=d, d_out=d, k=k)
+    draw = torch.Generator().manual_seed(0)
+    rows, x = (torch.nn.functional.normalize(torch.randn(n, d, generator=draw), dim=-1) for n in (n_latents, 512))
+    z = rule.eval()(LinearPre(x, rows, torch.zeros(n_latents)))
+    assert float(z.l0().float().mean()) == pytest.approx(k, rel=0.15)
+    assert rule.bandwidth == pytest.approx(2 * d**-0.5)
+
+
+def test_a_start_that_keeps_half_or_more_has_thresholds_at_zero():
+    assert not JumpReLU.start(n_latents=8, d_in=5, d_out=5, k=8).theta.any()
+    assert not JumpReLU.start(n_latents=8, d_in=5, d_out=5, k=4).theta.any()
+
+
+@pytest.mark.parametrize("target", [0.0, -1.0, float("nan")])
+def test_a_target_that_is_no_number_of_latents_is_refused(target):
+    with pytest.raises(BadInput, match="target_l0"):
+        JumpReLU.start(n_latents=12, d_in=5, d_out=5, k=3, target_l0=target)

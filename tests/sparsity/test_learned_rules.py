@@ -109,3 +109,10 @@ def test_an_l1_that_means_nothing_is_refused(value):
         ReLU(N, value)
     with pytest.raises(BadInput, match=r"l1=.*: it must be a number 0 or above"):
         Gated(torch.zeros(N), torch.zeros(N), value)
+
+
+@pytest.mark.parametrize("cls", [ReLU, Gated])
+def test_the_usual_l1_is_the_published_one_at_large_widths_and_level_at_small_ones(cls):
+    weights = [cls.start(n_latents=4, d_out=d).l1 for d in (64, 512, 2500, 4096, 10_000)]
+    assert weights == pytest.approx([0.1, 0.1, 0.1, 5 / 64, 0.05])
+    assert cls.start(n_latents=4, d_out=64, l1=0.3).l1 == 0.3

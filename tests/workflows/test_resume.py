@@ -77,6 +77,39 @@ def test_a_run_killed_twenty_times_ends_as_one_that_never_was(small, processes, 
     assert mine == other
 
 
+OTHERS = {
+    "crosscoder jumprelu matryoshka": {"kind": "crosscoder", "sites": "resid.*", "sparsity": "jumprelu",
+                                       "objective": "matryoshka"},
+    "skip transcoder gated resampled": {"kind": "skip_transcoder", "sparsity": "gated", "dead": "resample",
+                                        "dead_after": 2_000},
+    "clt batch_topk averaged": {"kind": "clt", "sparsity": "batch_topk", "ema": 0.9},
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", OTHERS.values(), ids=OTHERS)
+def test_other_kinds_and_rules_killed_once_end_as_if_they_never_were(small, processes, tmp_path, more):
+    """What each carries from step to step besides weights: thresholds with moments of their own, mean cuts, revived
+    latents, averages. All of it must be in the checkpoint."""
+    values = {**small, **more, "k": 8 if more["kind"] == "crosscoder" else 4, "tokens": 15_000, "checkpoint_s": 0.0}
+    whole = {**values, "out": tmp_path / "whole"}
+    children = [processes.Process(target=_train, args=(v,)) for v in (whole, values)]
+    for child in children:
+        child.start()
+    _wait_for_line(values["out"], 1, children[1])
+    os.kill(children[1].pid, signal.SIGKILL)
+    for child in children:
+        child.join()
+    assert [child.exitcode for child in children] == [0, -signal.SIGKILL]
+    assert len(RunFolder(values["out"]).metrics()) < len(RunFolder(tmp_path / "whole").metrics())
+    child = processes.Process(target=_train, args=({**values, "resume": True},))
+    child.start()
+    child.join()
+    assert child.exitcode == 0
+    assert state(values["out"]) == state(tmp_path / "whole")
+    assert RunFolder(values["out"]).metrics() == RunFolder(tmp_path / "whole").metrics()
+
+
 def _wait_for_line(out: Path, wanted: int, child) -> None:
     for _ in range(6000):
         if len(RunFolder(out).metrics()) >= wanted and (wanted or (out / "checkpoints").exists()):

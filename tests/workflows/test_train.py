@@ -238,7 +238,7 @@ def test_a_folder_that_cannot_be_written_is_found_before_any_data_is_read(small,
 def test_no_chunk_is_harvested_after_the_last_step(small, monkeypatch):
     asked, chunk = [], Harvest.chunk
     monkeypatch.setattr(Harvest, "chunk", lambda self, number: asked.append(number) or chunk(self, number))
-    monkeypatch.setattr(training, "_chunk_sequences", lambda *args: 16)
+    monkeypatch.setattr(training, "chunk_sequences", lambda *args: 16)
     made = train(TrainConfig(**{**small, "tokens": 2 * 16 * 32}))  # two whole chunks
     assert asked == [0, 0, 1, 1_000_003]  # the sample, the two, the thresholds' own
     assert len(made.folder.checkpoints()) == 1
@@ -307,7 +307,7 @@ def _two_layers(tmp_path) -> Group:
 
 def test_biases_stay_with_their_sites(tmp_path):
     group, folder = _two_layers(tmp_path), RunFolder(tmp_path)
-    for other in (finishing._folded(group), _saved(folder, group)):
+    for other in (finishing.folded(group), _saved(folder, group)):
         for site, bias in group.biases.items():
             assert torch.equal(other.biases[site], bias)
 
@@ -346,3 +346,24 @@ def test_a_description_that_does_not_fit_the_weights_is_refused(tmp_path):
     folder.write_json("groups.json", described)
     with pytest.raises(BadWeights, match=r"groups.json beside it.*0\.b_dec\.2"):
         load_groups(folder)
+
+
+def test_candidates_in_bf16_train_the_same_and_are_used(small, monkeypatch):
+    from understudy.core import latents
+
+    calls, find = [], latents.largest_of_candidates
+    monkeypatch.setattr(latents, "largest_of_candidates", lambda *a: calls.append(1) or find(*a))
+    fvu = {}
+    for search in ("fp32", "bf16"):
+        made = train(TrainConfig(**{**small, "search": search, "out": small["out"] / search}))
+        fvu[search] = sum(t["fvu"] for t in made.folder.metrics()[-1]["groups"].values())
+        assert bool(calls) == (search == "bf16")
+        assert all(m.search == "fp32" for g in made.groups for m in g.members), "what is used later is plain"
+    assert fvu["bf16"] == pytest.approx(fvu["fp32"], rel=0.01)
+
+
+@pytest.mark.parametrize("rule", ["batch_topk", "jumprelu", "groupmax"])
+def test_candidates_are_refused_where_nothing_looks_for_the_k_largest(small, rule):
+    with pytest.raises(BadInput, match=f"--search bf16 .* is for topk and multi_topk, not for {rule}"):
+        train(TrainConfig(**{**small, "search": "bf16", "sparsity": rule}))
+    assert not small["out"].exists()

@@ -43,7 +43,8 @@ class Nodes:
     value: Float[Tensor, " n"]
     """A latent's or target's pre-activation; of inputs, biases and errors the length of what they write."""
     threshold: Float[Tensor, " n"]
-    """A latent is on above this; 0 for other nodes. A silent latent's value lies below its threshold."""
+    """A latent is on above this, -inf where it has no threshold (a neuron); 0 for other nodes. A silent latent's value
+    lies below its threshold."""
 
     def __len__(self) -> int:
         return len(self.kind)

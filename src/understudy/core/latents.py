@@ -6,124 +6,19 @@ occurrences. No tensor of shape [R, k, d] is ever built, and a dense [R, L] one 
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
 from math import prod
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn import functional as F
 
+from understudy.core.pattern import Decode, Pattern, Sampled
 from understudy.core.records.errors import TooLarge, WrongShape
+from understudy.core.top import largest, largest_of_candidates
 
 CHUNK_BYTES = 1 << 27
 """Largest dense temporary: 128 MiB."""
-DENSE_SHARE = 64
-"""A gathered pair costs about this many entries of a dense product (measured on a CPU, d = 192)."""
-
-
-@dataclass(frozen=True)
-class Pattern:
-    """Which latents are kept at which rows: row r holds `ids[offsets[r]:offsets[r+1]]` (CSR)."""
-
-    ids: Int[Tensor, " Z"]
-    offsets: Int[Tensor, " R_plus_1"]
-    n_latents: int
-
-    @cached_property
-    def rows(self) -> Int[Tensor, " Z"]:
-        """The row of each occurrence."""
-        counts = self.offsets.diff()
-        return torch.repeat_interleave(torch.arange(len(counts), device=self.ids.device), counts)
-
-    @cached_property
-    def by_latent(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The same pattern seen from the latents: (order of occurrences, their rows, offsets per latent)."""
-        order = _stable_order(self.ids, self.n_latents)
-        counts = torch.bincount(self.ids, minlength=self.n_latents)
-        offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-        return order, self.rows[order], offsets
-
-    def gather_sum(self, values: Float[Tensor, " Z"], table: Float[Tensor, "L d"]) -> Float[Tensor, "R d"]:
-        """Row r = sum of values times the table rows of its latents."""
-        return _bag(self.ids, table, self.offsets, values)
-
-    def scatter_sum(self, values: Float[Tensor, " Z"], table: Float[Tensor, "R d"]) -> Float[Tensor, "L d"]:
-        """Latent i = sum of values times the table rows of the places where it is kept: `gather_sum` transposed."""
-        order, rows, offsets = self.by_latent
-        return _bag(rows, table, offsets, values[order])
-
-    def dot(self, left: Float[Tensor, "R d"], right: Float[Tensor, "L d"]) -> Float[Tensor, " Z"]:
-        """left[row] . right[id] for each occurrence, in chunks; by a dense product where many pairs are wanted."""
-        if len(self.ids) * DENSE_SHARE >= len(left) * len(right):
-            step = max(1, CHUNK_BYTES // (left.element_size() * max(1, len(right))))
-            starts, o = range(0, len(left), step), self.offsets
-            blocks = [(slice(int(o[i]), int(o[min(i + step, len(left))])), i) for i in starts]
-            dense = [
-                (left[i : i + step] @ right.T).view(-1).take((self.rows[z] - i) * len(right) + self.ids[z])
-                for z, i in blocks
-            ]
-            return torch.cat(dense) if dense else left.new_zeros(0)
-        step = max(1, CHUNK_BYTES // (left.element_size() * max(1, left.shape[1]) * 2))
-        parts = [
-            (left[self.rows[i : i + step]] * right[self.ids[i : i + step]]).sum(-1)
-            for i in range(0, len(self.ids), step)
-        ]
-        return torch.cat(parts) if parts else left.new_zeros(0)
-
-
-def _stable_order(ids: Tensor, n: int) -> Tensor:
-    """argsort(ids, stable): on a CPU by radix on 16 bits where they fit, 20 x faster than a comparison sort."""
-    if ids.device.type == "cpu" and n <= 1 << 16:
-        return torch.from_numpy(np.argsort(ids.numpy().astype(np.uint16), kind="stable"))
-    return torch.argsort(ids, stable=True)
-
-
-def _bag(ids: Tensor, table: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
-    if len(ids) == 0:
-        return table.new_zeros(len(offsets) - 1, table.shape[1])
-    return F.embedding_bag(
-        ids, table, offsets, mode="sum", per_sample_weights=weights.to(table.dtype), include_last_offset=True
-    )
-
-
-class _Decode(torch.autograd.Function):
-    """values, W -> sum over kept latents; complete gradients for both."""
-
-    @staticmethod
-    def forward(ctx, values, W, pattern):  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx.save_for_backward(values, W)
-        ctx.pattern = pattern
-        return pattern.gather_sum(values, W)
-
-    @staticmethod
-    def backward(ctx, grad):  # pyright: ignore[reportIncompatibleMethodOverride]
-        values, W = ctx.saved_tensors
-        grad = grad.contiguous()
-        d_values = ctx.pattern.dot(grad, W) if ctx.needs_input_grad[0] else None
-        d_W = ctx.pattern.scatter_sum(values, grad) if ctx.needs_input_grad[1] else None
-        return d_values, d_W, None
-
-
-class _Sampled(torch.autograd.Function):
-    """x, W, b -> x[row] . W[id] + b[id] at the kept pairs; complete gradients for all three."""
-
-    @staticmethod
-    def forward(ctx, x, W, b, pattern, known):  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx.save_for_backward(x, W)
-        ctx.pattern = pattern
-        return pattern.dot(x, W) + b[pattern.ids] if known is None else known.clone()
-
-    @staticmethod
-    def backward(ctx, grad):  # pyright: ignore[reportIncompatibleMethodOverride]
-        x, W = ctx.saved_tensors
-        p: Pattern = ctx.pattern
-        d_x = p.gather_sum(grad, W) if ctx.needs_input_grad[0] else None
-        d_W = p.scatter_sum(grad, x) if ctx.needs_input_grad[1] else None
-        d_b = grad.new_zeros(p.n_latents).index_add_(0, p.ids, grad) if ctx.needs_input_grad[2] else None
-        return d_x, d_W, d_b, None, None
 
 
 @dataclass(frozen=True)
@@ -179,7 +74,7 @@ class Latents:
 
     def decode(self, W: Float[Tensor, "L d"]) -> Float[Tensor, "*places d"]:
         """Sum of kept values times the rows of W, with gradients for both."""
-        out = _Decode.apply(self.values, W, self.pattern)
+        out = Decode.apply(self.values, W, self.pattern)
         return out.reshape(*self.shape, W.shape[1])  # pyright: ignore[reportOptionalMemberAccess]
 
     def keep(self, mask: Bool[Tensor, " L"] | Bool[Tensor, " Z"], *, by: str = "latent") -> "Latents":
@@ -292,30 +187,34 @@ class Pre(Protocol):
         ...
 
 
+Search = Literal["fp32", "bf16"]
+"""How the k largest are found: from an fp32 product, or among candidates from a bf16 one. The same latents both ways
+(`core/top.py`)."""
+
+
 class LinearPre:
     """Pre-activations `x W^T + b` of a linear encoder. W has one row for each latent."""
 
-    def __init__(self, x: Float[Tensor, "*places d"], W: Float[Tensor, "L d"], b: Float[Tensor, " L"]) -> None:
+    def __init__(
+        self, x: Float[Tensor, "*places d"], W: Float[Tensor, "L d"], b: Float[Tensor, " L"], search: Search = "fp32"
+    ) -> None:
         self.shape, self.n_latents = tuple(x.shape[:-1]), W.shape[0]
         self.x, self.W, self.b = x.reshape(-1, x.shape[-1]), W, b
-
-    def chunks(self) -> Iterator[tuple[slice, Float[Tensor, "r L"]]]:
-        yield from self._chunks(self.W, self.b)
+        self.search: Search = search
 
     @torch.no_grad()
-    def _chunks(self, W: Tensor, b: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        step = max(1, CHUNK_BYTES // (max(1, W.shape[0]) * self.x.element_size()))
+    def chunks(self) -> Iterator[tuple[slice, Float[Tensor, "r L"]]]:
+        step = max(1, CHUNK_BYTES // (max(1, self.n_latents) * self.x.element_size()))
         for i in range(0, len(self.x), step):
-            yield slice(i, i + step), torch.addmm(b, self.x[i : i + step], W.T)
+            yield slice(i, i + step), torch.addmm(self.b, self.x[i : i + step], self.W.T)
 
     def top(self, k: int, among: Int[Tensor, " m"] | None = None) -> Latents:
         W, b = (self.W, self.b) if among is None else (self.W[among], self.b[among])
         k = min(k, W.shape[0])
-        found = [torch.topk(block, k, dim=-1, sorted=False) for _, block in self._chunks(W.detach(), b.detach())]
-        if not found or k == 0:
+        if len(self.x) == 0 or k == 0:
             return Latents.none(self.shape, self.x, self.n_latents)
-        ids = torch.cat([f.indices for f in found]).reshape(-1)
-        known = torch.cat([f.values for f in found]).reshape(-1)
+        find = largest_of_candidates if self.search == "bf16" and among is None else largest
+        ids, known = find(self.x, W, b, k)
         offsets = torch.arange(len(self.x) + 1, device=ids.device) * k
         return self._sampled(ids if among is None else among[ids], offsets, known)
 
@@ -333,13 +232,13 @@ class LinearPre:
 
     def _sampled(self, ids: Tensor, offsets: Tensor, known: Tensor) -> Latents:
         pattern = Pattern(ids, offsets, self.n_latents)
-        return Latents(_Sampled.apply(self.x, self.W, self.b, pattern, known), pattern, self.shape)  # pyright: ignore
+        return Latents(Sampled.apply(self.x, self.W, self.b, pattern, known), pattern, self.shape)  # pyright: ignore
 
     def at(self, z: Latents) -> Float[Tensor, " Z"]:
-        return _Sampled.apply(self.x, self.W, self.b, z.pattern, None)  # pyright: ignore[reportReturnType]
+        return Sampled.apply(self.x, self.W, self.b, z.pattern, None)  # pyright: ignore[reportReturnType]
 
     def detached(self) -> "LinearPre":
-        return LinearPre(self.x.detach().reshape(*self.shape, -1), self.W, self.b)
+        return LinearPre(self.x.detach().reshape(*self.shape, -1), self.W, self.b, self.search)
 
 
 class Encoded(NamedTuple):

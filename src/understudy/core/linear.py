@@ -14,12 +14,17 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from understudy.core.dictionary import NO_CONTEXT, Acts, Context, Dictionary, DictionarySpec, Group, Linearised
-from understudy.core.latents import Encoded, Latents, LinearPre, Pattern
+from understudy.core.latents import Encoded, Latents, LinearPre, Pattern, Search
+from understudy.core.network import Network
 from understudy.core.records.errors import UnderstudyError, WrongShape
 from understudy.core.site import Site
 from understudy.core.sparsity import Also, Norms, Plain, Sparsity
 
 Widths = Mapping[Site, int]
+
+
+Spans = Literal["site", "sites", "part", "parts", "linears"]
+"""What one group covers of what training is asked for."""
 
 
 class LinearDictionary(Dictionary):
@@ -32,8 +37,14 @@ class LinearDictionary(Dictionary):
     kind: ClassVar[str] = "linear"
     subtracts_b_dec: ClassVar[bool] = False
     """True if the encoder reads `x - b_dec` (an SAE: d_in = d_out)."""
-    spans: ClassVar[Literal["site", "sites", "part", "parts"]] = "site"
-    """What one group covers of the sites or parts that training is asked for: each alone, or all of them together."""
+    search: Search = "fp32"
+    """How the k largest pre-activations are found."""
+    spans: ClassVar[Spans] = "site"
+    """What one group covers of the sites, parts or Linears that training is asked for: each alone, or all together."""
+    fixed: ClassVar[Mapping[str, Any]] = {}
+    """Fields of a training configuration that follow from the kind; other values are refused."""
+    usual: ClassVar[Mapping[str, Any]] = {}
+    """The kind's own defaults for others."""
 
     def __init__(
         self,
@@ -75,6 +86,20 @@ class LinearDictionary(Dictionary):
         raise UnderstudyError(f"{cls.__name__} is fitted, not trained.")
 
     @classmethod
+    def begin(
+        cls,
+        network: Network,
+        reads: Sequence[Site],
+        writes: Sequence[Site],
+        n_latents: int,
+        sparsity: Sparsity,
+        sample: Acts,
+        seed: int,
+    ) -> Self:
+        """Begin training on a network. A kind that starts from its weights overrides this, any other `start`."""
+        return cls.start(reads, writes, n_latents, sparsity, sample, seed)
+
+    @classmethod
     def group(cls, members: "Sequence[LinearDictionary]", sample: Acts) -> Group:
         """Members that are trained together, as a group at its starting point."""
         return Group(members)
@@ -106,7 +131,7 @@ class LinearDictionary(Dictionary):
         x = self._input(acts)
         if self.subtracts_b_dec and self.b_dec is not None:
             x = x - self.b_dec
-        return LinearPre(x, self.W_enc, self.b_enc)
+        return LinearPre(x, self.W_enc, self.b_enc, self.search)
 
     def encode(self, acts: Acts, ctx: Context = NO_CONTEXT) -> Encoded:
         pre = self.pre(acts)
@@ -260,12 +285,13 @@ class RestrictedLinear(Dictionary):
     ids: Tensor
 
     def _renumber(self, z: Latents) -> Latents:
-        return Latents(z.values, Pattern(self.ids[z.ids], z.offsets, self.n_latents), z.shape)
+        return Latents(z.values, Pattern(self.ids[z.ids], z.offsets, self.n_latents), z.shape, z.gate)
 
     def _local(self, z: Latents) -> Latents:
         inside = torch.isin(z.ids, self.ids)
         z = z if bool(inside.all()) else z.keep(inside, by="occurrence")
-        return Latents(z.values, Pattern(torch.searchsorted(self.ids, z.ids), z.offsets, len(self.ids)), z.shape)
+        pattern = Pattern(torch.searchsorted(self.ids, z.ids), z.offsets, len(self.ids))
+        return Latents(z.values, pattern, z.shape, z.gate)
 
     def encode(self, acts: Acts, ctx: Context = NO_CONTEXT) -> Encoded:
         z, pre = self.part.encode(acts, ctx)

@@ -19,8 +19,13 @@ _MAX_HEADER = 100_000_000
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file. Raises OSError with its number kept (a full disk, a quota)."""
-    plain = {k: v.detach().contiguous().cpu() for k, v in tensors.items()}
+    """Write a safetensors file, tied tensors under each of their names. Raises OSError with its number kept (a full
+    disk, a quota)."""
+    plain, seen = {}, set()
+    for name, tensor in tensors.items():
+        whole = tensor.detach().contiguous().cpu()
+        plain[name] = whole.clone() if whole.data_ptr() in seen else whole
+        seen.add(whole.data_ptr())
     try:
         save_file(plain, str(path))
     except SafetensorError as error:

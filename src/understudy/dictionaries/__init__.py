@@ -2,6 +2,8 @@
 
 from understudy.dictionaries.clt import CLTLayer as CLTLayer
 from understudy.dictionaries.clt import clt_group as clt_group
+from understudy.dictionaries.components import Components as Components
+from understudy.dictionaries.components import TiedComponents as TiedComponents
 from understudy.dictionaries.crosscoder import Crosscoder as Crosscoder
 from understudy.dictionaries.sae import SAE as SAE
 from understudy.dictionaries.skip_transcoder import SkipTranscoder as SkipTranscoder

@@ -2,12 +2,12 @@
 MLP's output. One member a layer; the group owns the one bias of each written site."""
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Self
 
 import torch
 
 from understudy.core.dictionary import Acts, Group
-from understudy.core.linear import LinearDictionary
+from understudy.core.linear import LinearDictionary, Spans
 from understudy.core.site import Site
 from understudy.core.sparsity import Sparsity
 from understudy.dictionaries._init import normalisation, unit_rows
@@ -17,7 +17,7 @@ class CLTLayer(LinearDictionary):
     """One layer of a cross-layer transcoder: reads one site, writes many, has no bias of its own."""
 
     kind: ClassVar[str] = "clt"
-    spans: ClassVar[Literal["site", "sites", "part", "parts"]] = "parts"
+    spans: ClassVar[Spans] = "parts"
 
     @classmethod
     def start(

@@ -1,12 +1,12 @@
 """Acausal crosscoder: one set of latents for several sites (Lindsey et al. 2024, "Sparse Crosscoders")."""
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Self
 
 import torch
 
 from understudy.core.dictionary import Acts
-from understudy.core.linear import LinearDictionary
+from understudy.core.linear import LinearDictionary, Spans
 from understudy.core.site import Site
 from understudy.core.sparsity import Sparsity
 from understudy.dictionaries._init import normalisation, unit_rows
@@ -20,7 +20,7 @@ class Crosscoder(LinearDictionary):
     """
 
     kind: ClassVar[str] = "crosscoder"
-    spans: ClassVar[Literal["site", "sites", "part", "parts"]] = "sites"
+    spans: ClassVar[Spans] = "sites"
 
     @classmethod
     def start(

@@ -1,15 +1,20 @@
 """Sparse autoencoder with tied start and unit-norm decoder (Gao et al. 2024, arXiv:2406.04093, section 2 and A.1)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import ClassVar, Self
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from understudy.core.dictionary import Acts
 from understudy.core.linear import LinearDictionary
 from understudy.core.site import Site
 from understudy.core.sparsity import Sparsity
 from understudy.dictionaries._init import normalisation, unit_rows
+
+BLOCK_BYTES = 1 << 19
+"""Rows that upkeep looks at together."""
 
 
 class SAE(LinearDictionary):
@@ -39,10 +44,17 @@ class SAE(LinearDictionary):
     def before_step(self) -> None:
         """Remove the part of the gradient along each decoder row, which the norm constraint would undo."""
         if self.W_dec.grad is not None:
-            along = (self.W_dec.grad * self.W_dec).sum(-1, keepdim=True)
-            self.W_dec.grad.addcmul_(along, self.W_dec, value=-1)
+            for grad, W in zip(_blocks(self.W_dec.grad), _blocks(self.W_dec), strict=True):
+                along = (grad * W).sum(-1, keepdim=True)
+                grad.addcmul_(along, W, value=-1)
 
     @torch.no_grad()
     def after_step(self) -> None:
         super().after_step()
-        self.W_dec.div_(self.W_dec.norm(dim=-1, keepdim=True).clamp(min=1e-12))
+        for W in _blocks(self.W_dec):
+            W.div_(W.norm(dim=-1, keepdim=True).clamp(min=1e-12))
+
+
+def _blocks(matrix: Float[Tensor, "L d"]) -> Iterator[Float[Tensor, "r d"]]:
+    """Views of some rows at a time, so that what is computed for them is still in the cache when it is used."""
+    return iter(matrix.split(max(1, BLOCK_BYTES // (matrix.element_size() * matrix.shape[1]))))

@@ -2,12 +2,12 @@
 arXiv:2501.18823)."""
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Self
 
 import torch
 
 from understudy.core.dictionary import Acts
-from understudy.core.linear import LinearDictionary
+from understudy.core.linear import LinearDictionary, Spans
 from understudy.core.site import Site
 from understudy.core.sparsity import Sparsity
 from understudy.dictionaries.transcoder import Transcoder
@@ -20,7 +20,7 @@ class SkipTranscoder(LinearDictionary):
     """
 
     kind: ClassVar[str] = "skip_transcoder"
-    spans: ClassVar[Literal["site", "sites", "part", "parts"]] = "part"
+    spans: ClassVar[Spans] = "part"
 
     @classmethod
     def start(

@@ -1,12 +1,12 @@
 """Transcoder: predicts a module's output from its input (Dunefsky et al. 2024, arXiv:2406.11944)."""
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Self
 
 import torch
 
 from understudy.core.dictionary import Acts
-from understudy.core.linear import LinearDictionary
+from understudy.core.linear import LinearDictionary, Spans
 from understudy.core.site import Site
 from understudy.core.sparsity import Sparsity
 from understudy.dictionaries._init import normalisation, unit_rows
@@ -16,7 +16,7 @@ class Transcoder(LinearDictionary):
     """`y_hat = W_dec^T sparsity(W_enc x + b_enc) + b_dec`. W_dec starts at 0, b_dec at the outputs' median."""
 
     kind: ClassVar[str] = "transcoder"
-    spans: ClassVar[Literal["site", "sites", "part", "parts"]] = "part"
+    spans: ClassVar[Spans] = "part"
 
     @classmethod
     def start(

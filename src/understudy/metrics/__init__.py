@@ -10,6 +10,11 @@ from understudy.metrics.intervals import Bootstrap as Bootstrap
 from understudy.metrics.ngram import NGrams as NGrams
 from understudy.metrics.ngram import equivalent_ngram as equivalent_ngram
 from understudy.metrics.reconstruction import Reconstruction as Reconstruction
+from understudy.metrics.scaling import JointLaw as JointLaw
+from understudy.metrics.scaling import RateLaw as RateLaw
+from understudy.metrics.scaling import best_rate as best_rate
+from understudy.metrics.scaling import joint_law as joint_law
+from understudy.metrics.scaling import rate_law as rate_law
 from understudy.metrics.sparsity import Dead as Dead
 from understudy.metrics.sparsity import DensityHistogram as DensityHistogram
 from understudy.metrics.sparsity import Sparsity as Sparsity

@@ -84,11 +84,15 @@ class Sparsity:
             return np.zeros(0, np.int32), np.zeros(0, np.int32)
         return np.concatenate(self._l0), np.concatenate(self._sequence)
 
-    def l0(self, bootstrap: Bootstrap) -> Metric:
-        """Mean number of firing latents per place."""
+    def by_sequence(self) -> tuple[Float[np.ndarray, " n_seq"], Int[np.ndarray, " n_seq"]]:
+        """Firing latents of each sequence, summed over its real places, and those places."""
         l0, sequence = self._places()
         total = np.bincount(sequence, weights=l0, minlength=self.n_sequences)
-        return bootstrap.ratio(total, np.bincount(sequence, minlength=self.n_sequences), "latents")
+        return total, np.bincount(sequence, minlength=self.n_sequences)
+
+    def l0(self, bootstrap: Bootstrap) -> Metric:
+        """Mean number of firing latents per place."""
+        return bootstrap.ratio(*self.by_sequence(), "latents")
 
     def l0_quantile(self, q: float, bootstrap: Bootstrap) -> Metric:
         """The smallest number of firing latents that a share q of the places does not exceed: 0.5 median, 0.95 p95."""

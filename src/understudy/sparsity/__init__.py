@@ -1,6 +1,7 @@
 """Rules from pre-activations to latents. An export here is the registry row: a rule's `name` -> class."""
 
 from understudy.sparsity.batch_topk import BatchTopK as BatchTopK
+from understudy.sparsity.causal_importance import CausalImportance as CausalImportance
 from understudy.sparsity.gated import Gated as Gated
 from understudy.sparsity.groupmax import GroupMax as GroupMax
 from understudy.sparsity.identity import Identity as Identity

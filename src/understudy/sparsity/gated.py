@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from understudy.core.latents import Encoded, Latents, Pre
 from understudy.core.sparsity import Also, Norms, Plain, Sparsity, check_coefficient, per_place, ramp
+from understudy.sparsity._l1 import usual_l1
 from understudy.sparsity.threshold import Threshold
 
 
@@ -37,7 +38,7 @@ class Gated(Sparsity):
     def start(cls, n_latents: int, d_out: int, l1: float | None = None) -> Self:
         """Gate and magnitude begin as one and the same."""
         zero = torch.zeros(n_latents)
-        return cls(zero, zero, 5 * d_out**-0.5 if l1 is None else l1)
+        return cls(zero, zero, usual_l1(d_out) if l1 is None else l1)
 
     def forward(self, pre: Pre) -> Latents:
         z = pre.above(0.0)

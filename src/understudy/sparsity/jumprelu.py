@@ -7,13 +7,15 @@ tanh        l0_weight x sum of tanh(tanh_scale x f x |W_dec|), + pre_act_weight 
 
 Coefficients hold where activations have a mean square norm of 1, as our normalisation makes them, and errors are
 divided by their total variance: the paper's convention. Differs from it: the threshold itself is learned, not its
-logarithm, which stalls under Adam; it is kept at 0 or above; Adam's first moment is not switched off; thresholds start
-at d^-1/2, the length at which a unit row sees an activation of length 1 in d dimensions, not at 0.001, and the window
-is as wide, as runs here are a thousand times shorter. `lr_factor` is the thresholds' own learning rate over that of the
-rest: a tenth, as others have it, left them where they began in runs of 150,000 places. The pre-activation loss is for
-dead latents only: for all of them it costs a dense matrix.
+logarithm, which stalls under Adam; it is kept at 0 or above; Adam's first moment is not switched off. Thresholds start
+not at 0.001 but where random rows already have the wanted L0 (`opening`), and the window is 2 d^-1/2 wide: runs here
+are a thousand times shorter, and begun too dense they spent themselves on becoming sparse, at up to twice the FVU.
+`lr_factor` is the thresholds' own learning rate over that of the rest: a tenth, as others have it, left them where they
+began in runs of 150,000 places. The pre-activation loss is for dead latents only: for all of them it costs a dense
+matrix.
 """
 
+from statistics import NormalDist
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -27,6 +29,12 @@ from understudy.sparsity._straight_through import Jump, Step
 from understudy.sparsity.threshold import Threshold
 
 PENALTIES = ("step", "quadratic", "tanh")
+
+
+def opening(n_latents: int, l0: float) -> float:
+    """The threshold, in units of d^-1/2, above which `l0` of `n_latents` random unit rows see an activation of length
+    1: what they see is about normal with that deviation. At least 0."""
+    return max(0.0, NormalDist().inv_cdf(1 - min(0.5, l0 / n_latents)))
 
 
 class JumpReLU(Sparsity):
@@ -77,15 +85,25 @@ class JumpReLU(Sparsity):
         unit = d_in**-0.5  # a unit row times an activation of length 1 is about this large
         if l0_penalty == "quadratic":
             target_l0 = check_k(k, n_latents) if target_l0 is None else target_l0
+            check_coefficient("target_l0", target_l0, above=True)
             if target_l0 > n_latents:
                 raise BadInput(f"target_l0={target_l0} is more than the {n_latents} latents there are.")
-        theta = torch.full((n_latents,), unit)
+        theta = torch.full((n_latents,), opening(n_latents, k if target_l0 is None else target_l0) * unit)
         if l0_penalty == "tanh":
             # Their activations have norm sqrt(d): lengths there are sqrt(d) of ours, squared errors d.
             weight = 20 / d_out if l0_weight is None else l0_weight
-            return cls(theta, bandwidth or 2 * unit, "tanh", weight, None, 4 * d_out**0.5, 3e-6 * d_out**-0.5, 1.0)
+            return cls(
+                theta,
+                2 * unit if bandwidth is None else bandwidth,
+                "tanh",
+                weight,
+                None,
+                4 * d_out**0.5,
+                3e-6 * d_out**-0.5,
+                1.0,
+            )
         weight = {"step": 1e-3, "quadratic": 1.0}.get(l0_penalty, 0.0) if l0_weight is None else l0_weight
-        return cls(theta, unit if bandwidth is None else bandwidth, l0_penalty, weight, target_l0, warmup=0.05)
+        return cls(theta, 2 * unit if bandwidth is None else bandwidth, l0_penalty, weight, target_l0, warmup=0.05)
 
     def forward(self, pre: Pre) -> Latents:
         """In training, occurrences just below their threshold are there too, as 0: the threshold learns from them."""

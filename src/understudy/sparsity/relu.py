@@ -2,9 +2,9 @@
 with long atoms are no way around it (Anthropic, April 2024 update; Bricken et al. 2023 for unit-norm atoms).
 
 l1 holds where activations have a mean square norm of 1 and errors are divided by their total variance, as ours are;
-theirs is 5 at a norm of sqrt(d) and unnormalised errors, which is 5 / sqrt(d) here, and the default. It rises over the
-first 5% of the run, as theirs. At widths of a few hundred that asks for very few latents: lower it. Differs: an SAE's
-decoder keeps rows of length 1, so there the weights are 1."""
+theirs is 5 at a norm of sqrt(d) and unnormalised errors, which is 5 / sqrt(d) here, and the default, but never above
+0.1 (`_l1.py`). It rises over the first 5% of the run, as theirs. Differs: an SAE's decoder keeps rows of length 1, so
+there the weights are 1."""
 
 from typing import Any, ClassVar, Self
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from understudy.core.latents import Encoded, Latents, Pre
 from understudy.core.sparsity import Norms, Plain, Sparsity, check_coefficient, per_place, ramp
+from understudy.sparsity._l1 import usual_l1
 from understudy.sparsity.threshold import Threshold
 
 
@@ -29,7 +30,7 @@ class ReLU(Sparsity):
 
     @classmethod
     def start(cls, n_latents: int, d_out: int, l1: float | None = None) -> Self:
-        return cls(n_latents, 5 * d_out**-0.5 if l1 is None else l1)
+        return cls(n_latents, usual_l1(d_out) if l1 is None else l1)
 
     def forward(self, pre: Pre) -> Latents:
         return pre.above(0.0)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from understudy.core.batch import Sequences
 from understudy.core.dictionary import Group
+from understudy.core.linear import LinearDictionary
 from understudy.core.network import Network
 from understudy.core.objective import TrainingState
 from understudy.core.records.artifact import RunFolder
@@ -18,12 +19,14 @@ from understudy.core.records.config import Config
 from understudy.core.records.errors import BadInput, NonFiniteLoss
 from understudy.core.records.progress import SILENT, Progress
 from understudy.core.replacement import Replacement
+from understudy.core.site import Site
 from understudy.core.weights import save_tensors
 from understudy.networks import open_network
 from understudy.workflows._data import open_sequences
 from understudy.workflows._runs import check_network, fingerprint, load_groups
 from understudy.workflows._training.aims import objective
-from understudy.workflows._training.build import build, plan
+from understudy.workflows._training.build import Plan, build, plan
+from understudy.workflows._training.decided import decided
 from understudy.workflows._training.feed import Position, Served, feed
 from understudy.workflows._training.finish import Conversion, finish, open_checked
 from understudy.workflows._training.harvest import Harvest
@@ -57,7 +60,8 @@ class TrainConfig(Config):
     network: str = "demo"
     """demo, demo:NAME, hf:ORG/NAME, hf:PATH or py:package.module:function."""
     kind: str = "transcoder"
-    """sae, transcoder, skip_transcoder, crosscoder, clt, or the path of your own class: my_lab.sae.MySAE."""
+    """sae, transcoder, skip_transcoder, crosscoder, clt, components, tied_components, or the path of your own class:
+    my_lab.sae.MySAE."""
     sites: str = "mlp"
     """Short names, globs, paths or TransformerLens names, separated by commas. See `understudy sites NETWORK`."""
     n_latents: PositiveInt = 1024
@@ -68,7 +72,7 @@ class TrainConfig(Config):
     """topk, batch_topk, multi_topk, groupmax, jumprelu, relu, gated, or the path of your own class. The rule from
     pre-activations to latents during training; the run ends with per-latent thresholds."""
     l1: float | None = None
-    """relu, gated: weight of the L1 penalty; by default 5 / sqrt(written width)."""
+    """relu, gated: weight of the L1 penalty; by default 5 / sqrt(written width), at most 0.1."""
     l0_penalty: Literal["quadratic", "step", "tanh"] | None = None
     """jumprelu: what its thresholds learn from; by default quadratic, which asks for a mean L0 by name."""
     l0_weight: float | None = None
@@ -77,12 +81,28 @@ class TrainConfig(Config):
     """jumprelu, quadratic: mean latents a place to aim at; by default k."""
     bandwidth: float | None = None
     """jumprelu: width of the window around a threshold in which pre-activations move it."""
+    importance: float | None = None
+    """components: weight of what open gates cost; by default 3e-3. Too low: many are open, too high: features merge."""
+    importance_p: float | None = None
+    """components: power of the gates in that cost; by default 1."""
+    one_sided: bool | None = None
+    """components: close a gate where its component's inner product with the input is negative."""
+    search: Literal["fp32", "bf16"] = "fp32"
+    """topk, multi_topk: how the k largest are found. bf16: among candidates of a bf16 product that no true one escapes,
+    by their fp32 values; the same latents, faster where the processor multiplies bf16 itself."""
     objective: str = "local"
-    """local (FVU), matryoshka (FVU of prefixes too), kl or loss (the network's behaviour with each group in place)."""
+    """local (FVU), matryoshka (FVU of prefixes too), kl or loss (the network's behaviour with each group in place),
+    gradient_weighted (errors by what they do to the output to first order); components come with stochastic_masks."""
     prefixes: str | None = None
     """matryoshka: sizes of the groups of latents, e.g. 64,64,128,256; they add up to n_latents."""
-    local_weight: float = 0.0
-    """kl, loss: weight of the local FVU beside it."""
+    local_weight: float | None = None
+    """kl, loss, gradient_weighted: weight of the local FVU beside it; by default 0, and 0.1 of gradient_weighted."""
+    probes: PositiveInt = 1
+    """gradient_weighted: draws of the output for each input, each a pass back through the network."""
+    layerwise: float = 1.0
+    """stochastic_masks: weight of the term with one Linear masked at a time."""
+    faithfulness: float = 0.0
+    """stochastic_masks: weight of the mean square of what the components' sum misses of the weights."""
     tokens: Count = 2_000_000
     """Places to train on; 500k, 2M and 1B are understood."""
     data: str = "stdlib"
@@ -140,7 +160,8 @@ def train(config: TrainConfig, progress: Progress = SILENT, network: Network | N
     processor and thread count).
     """
     folder, config = _folder(config)
-    _check(config)
+    config = decided(config)
+    check_config(config)
     if network is None:
         network = open_network(config.network, device=config.device)
     elif not config.resume:
@@ -158,9 +179,9 @@ def train(config: TrainConfig, progress: Progress = SILENT, network: Network | N
                 network, config.data, "train", config.context, 2 * config.tokens, config.skip_first
             )
             checked = open_checked(config, network, sequences, progress)
-            chunk = _chunk_sequences(network, sequences, what.sites)
+            chunk = chunk_sequences(network, sequences, what.sites)
             harvest = Harvest(network, sequences, what.sites, config.seed, chunk)
-            trainer = _start(config, harvest, what)
+            trainer = start(config, network, starting_sample(harvest), what)
             _check_runs(network, trainer)
             _say_repeats(config, harvest, progress)
         position = restore(folder, trainer, progress) if config.resume else {"chunk": 0, "batch": 0}
@@ -198,9 +219,12 @@ def _folder(config: TrainConfig) -> tuple[RunFolder, TrainConfig]:
     return folder, saved.model_copy(update=same)
 
 
-def _check(config: TrainConfig) -> None:
+def check_config(config: TrainConfig) -> None:
+    """What can be refused before anything is opened. Raises BadInput, UnknownName."""
     if config.k > config.n_latents:
         raise BadInput(f"k={config.k} is more than n_latents={config.n_latents}: lower --k or raise --n-latents.")
+    if config.search == "bf16" and config.sparsity not in ("topk", "multi_topk"):
+        raise BadInput(f"--search bf16 finds the k largest: it is for topk and multi_topk, not for {config.sparsity}.")
     rule_maker(config)
     objective(config, 0)
     for name, value in (("lr", config.lr), ("aux_weight", config.aux_weight)):
@@ -213,7 +237,7 @@ def _check(config: TrainConfig) -> None:
         raise BadInput(f"ema={config.ema}: a decay lies in [0, 1); 0 turns averaging off.")
 
 
-def _chunk_sequences(network: Network, sequences: Sequences, sites: tuple) -> int:
+def chunk_sequences(network: Network, sequences: Sequences, sites: tuple) -> int:
     """Sequences harvested at a time: as many as fit 256 MiB of activations, between 16 and 256."""
     acts = network.record(sequences.batch(slice(0, 1)).to(network.device), sites)
     places = max(value[..., 0].numel() for value in acts.values())
@@ -221,21 +245,31 @@ def _chunk_sequences(network: Network, sequences: Sequences, sites: tuple) -> in
     return max(16, min(256, CHUNK_BYTES // (row_bytes * places), len(sequences)))
 
 
-def _start(config: TrainConfig, harvest: Harvest, what: Any) -> Trainer:
+def starting_sample(harvest: Harvest) -> dict[Site, Tensor]:
+    """Rows that starting points are made from: the same on every device."""
+    return {s: v[:32768].cpu().clone() for s, v in harvest.chunk(0).items()}
+
+
+def default_lr(n_latents: int) -> float:
+    """Peak learning rate where none is asked for."""
+    return 8e-3 * min(1.0, 1024 / n_latents) ** 0.5
+
+
+def start(config: TrainConfig, network: Network, sample: dict[Site, Tensor], what: Plan) -> Trainer:
     """Groups and counters at step 0: a function of the config alone, so that a resumed run starts from the same."""
-    device = harvest.network.device
-    sample = {s: v[:32768].cpu().clone() for s, v in harvest.chunk(0).items()}  # the same start on every device
-    groups = build(what, config.n_latents, rule_maker(config), sample, config.seed)
-    groups = [g.to(device) for g in groups]
+    groups = build(network, what, config.n_latents, rule_maker(config), sample, config.seed)
+    groups = [g.to(network.device) for g in groups]
+    for member in (m for g in groups for m in g.members if isinstance(m, LinearDictionary)):
+        member.search = config.search
     states = [TrainingState({s: float(sample[s].var(0, correction=0).sum()) for s in g.writes}) for g in groups]
-    d_out = max(harvest.network.width(s) for g in groups for s in g.writes)
+    d_out = max(network.width(s) for g in groups for s in g.writes)
     k_aux = config.k_aux if config.k_aux is not None else 1 << max(0, (d_out // 2).bit_length() - 1)
     dead_after = config.dead_after or min(10_000_000, max(1, config.tokens // 10))
     return Trainer(
         groups=groups,
         objective=objective(config, k_aux),
         states=states,
-        schedule=Schedule(config.lr if config.lr is not None else 8e-3 * min(1.0, 1024 / config.n_latents) ** 0.5),
+        schedule=Schedule(config.lr if config.lr is not None else default_lr(config.n_latents)),
         total_places=config.tokens,
         dead_after=dead_after,
         ema=config.ema,
@@ -272,7 +306,7 @@ def _loop(
             step = next(served)
             terms, at = _guarded(folder, trainer, step), step.after
             if trainer.step % LOG_EVERY == 0:
-                folder.append_metrics(_line(trainer, terms))
+                folder.append_metrics(metrics_line(trainer, terms))
                 task.update(trainer.places, f"fvu {sum(float(t['fvu']) for t in terms) / len(terms):.3f}")
             if time.monotonic() - saved_at > config.checkpoint_s:
                 save(folder, trainer, at)
@@ -294,7 +328,8 @@ def _guarded(folder: RunFolder, trainer: Trainer, step: Served) -> list[dict[str
         ) from None
 
 
-def _line(trainer: Trainer, terms: list[dict[str, Tensor]]) -> dict[str, Any]:
+def metrics_line(trainer: Trainer, terms: list[dict[str, Tensor]]) -> dict[str, Any]:
+    """A line of metrics.jsonl: each group's loss terms, dead share and learning rate."""
     lr = trainer.schedule(trainer.places / trainer.total_places)
     groups = {
         g.name: {k: float(v) for k, v in t.items()} | {"dead": d, "lr": lr}

@@ -18,6 +18,7 @@ UnderstudyError             exit code 1: what was asked could not be done
 ├── NeedsRecording          a policy that needs a clean pass was run without one
 ├── TooLarge                a dense tensor beyond the stated limit was asked for
 ├── NonFiniteLoss           training stopped at a loss that is NaN or infinite
+├── Imprecise               a processor rounds more coarsely than an exact method allows for
 └── DiskFull                a write ran out of space; what was saved before is whole
 """
 
@@ -91,6 +92,9 @@ class TooLarge(UnderstudyError): ...
 
 
 class NonFiniteLoss(UnderstudyError): ...
+
+
+class Imprecise(UnderstudyError): ...
 
 
 class DiskFull(UnderstudyError): ...

@@ -2,6 +2,7 @@
 
 from pydantic import Field
 
+from understudy.core.records.expressed import Expressions
 from understudy.core.records.metric import Metric, NotMeasured, Record
 from understudy.core.records.scorecard import Slice
 
@@ -77,6 +78,8 @@ class GraphCurve(Record):
     enough_beyond_linear: dict[str, Metric] = Field(default_factory=dict)
     """The same beyond the best linear map."""
     notes: dict[str, str] = Field(default_factory=dict)
+    expression: Expressions | None = None
+    """The same graphs evaluated by their own numbers, where that was asked for (`--expression`)."""
 
     def rows(self, selection: str) -> list[Size]:
         """One selection's sizes, smallest first."""

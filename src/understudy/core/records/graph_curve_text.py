@@ -15,6 +15,8 @@ TREATED = {
 def text(curve: GraphCurve) -> str:
     """What was run, the table of sizes, and how small a graph is enough."""
     parts = [_headline(curve), _sizes(curve), _enough(curve), *curve.notes.values()]
+    if curve.expression is not None:
+        parts.append(str(curve.expression))
     return "\n\n".join(parts)
 
 

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING
 from understudy.core.objective import Objective
 from understudy.core.records.errors import BadInput, UnknownName
 from understudy.core.sparsity import check_coefficient
-from understudy.objectives import EndToEnd, LocalFVU, Matryoshka
+from understudy.objectives import EndToEnd, GradientWeighted, LocalFVU, Matryoshka, StochasticMasks
 
 if TYPE_CHECKING:
     from understudy.workflows.train import TrainConfig
 
-OBJECTIVES = ("local", "matryoshka", "kl", "loss")
+OBJECTIVES = ("local", "matryoshka", "kl", "loss", "gradient_weighted", "stochastic_masks")
 
 
 def objective(config: "TrainConfig", k_aux: int) -> Objective:
@@ -18,16 +18,25 @@ def objective(config: "TrainConfig", k_aux: int) -> Objective:
     local = LocalFVU(k_aux if config.dead == "auxk" else 0, check_coefficient("aux_weight", config.aux_weight))
     if config.prefixes is not None and config.objective != "matryoshka":
         raise BadInput(f"--prefixes belong to --objective matryoshka, not to {config.objective}.")
-    if config.local_weight and config.objective not in ("kl", "loss"):
-        raise BadInput(f"--local-weight belongs to --objective kl and loss; {config.objective} is local by itself.")
+    if config.local_weight and config.objective not in ("kl", "loss", "gradient_weighted"):
+        takers = "kl, loss and gradient_weighted"
+        raise BadInput(f"--local-weight belongs to --objective {takers}; {config.objective} is local by itself.")
+    if config.objective != "stochastic_masks" and (config.layerwise, config.faithfulness) != (1.0, 0.0):
+        raise BadInput("--layerwise and --faithfulness belong to --objective stochastic_masks.")
+    if config.objective != "gradient_weighted" and config.probes != 1:
+        raise BadInput("--probes belong to --objective gradient_weighted.")
     match config.objective:
         case "local":
             return local
         case "matryoshka":
             return Matryoshka(prefix_sizes(config.prefixes, config.n_latents), local)
         case "kl" | "loss":
-            weight = check_coefficient("local_weight", config.local_weight)
-            return EndToEnd(config.objective, weight, local)
+            return EndToEnd(config.objective, check_coefficient("local_weight", config.local_weight or 0.0), local)
+        case "gradient_weighted":
+            weight = 0.1 if config.local_weight is None else check_coefficient("local_weight", config.local_weight)
+            return GradientWeighted(config.probes, weight, config.seed, local)
+        case "stochastic_masks":
+            return StochasticMasks(config.layerwise, config.faithfulness, config.seed)
     raise UnknownName.among("objective", config.objective, OBJECTIVES)
 
 

@@ -94,7 +94,7 @@ def finish(
     final = []
     with progress.task("fitting thresholds", len(trainer.groups), "groups") as task:
         for i, group in enumerate(trainer.groups):
-            final.append(_folded(group.thresholded(fit)))
+            final.append(folded(group.thresholded(fit)))
             task.update(i + 1)
     save_weights(folder, final)
     picked = Order(len(checked.sequences), config.seed).stream(0, min(CHECKED_SEQUENCES, len(checked.sequences)))
@@ -115,7 +115,8 @@ def finish(
     return conversions
 
 
-def _folded(group: Group) -> Group:
+def folded(group: Group) -> Group:
+    """The same group in the network's own units: normalisation goes into the weights."""
     members = [m.folded() if isinstance(m, LinearDictionary) else m for m in group.members]
     return Group(members, group.biases or None)
 

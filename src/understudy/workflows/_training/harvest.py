@@ -67,7 +67,10 @@ class Harvest:
 
     def batches(self, number: int, size: int, skip: int = 0) -> Iterator[dict[Site, Tensor]]:
         """The chunk's rows in an order fixed by (seed, number), `size` at a time, the first `skip` batches left out."""
-        rows = self.chunk(number)
+        yield from self.shuffled(self.chunk(number), number, size, skip)
+
+    def shuffled(self, rows: dict[Site, Tensor], number: int, size: int, skip: int = 0) -> Iterator[dict[Site, Tensor]]:
+        """The rows of chunk `number`, in its order."""
         n = len(next(iter(rows.values())))
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + number) % (1 << 63))
         order = torch.randperm(n, generator=generator, device="cpu")

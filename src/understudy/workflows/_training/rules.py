@@ -16,7 +16,7 @@ RULES = shelf(shelf_of_rules, Sparsity, "name")
 """By name, for loading."""
 TRAINED = {name: cls for name, cls in RULES.items() if "start" in vars(cls)}
 """Those that training can start with."""
-OPTIONS = ("l1", "l0_weight", "target_l0", "l0_penalty", "bandwidth")
+OPTIONS = ("l1", "l0_weight", "target_l0", "l0_penalty", "bandwidth", "importance", "importance_p", "one_sided")
 """Fields of a configuration that only some rules take; None leaves the rule's own default."""
 
 MakeRule = Callable[[int, int], Sparsity]
