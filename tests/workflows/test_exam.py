@@ -14,7 +14,8 @@ from understudy.networks import open_network
 from understudy.organisms import ORGANISMS, make_organism
 from understudy.organisms._planted import ACT
 from understudy.organisms.two_codes import _code
-from understudy.workflows.exam import ExamConfig, _chosen, _lost, _Target
+from understudy.workflows._exam.features import _Target
+from understudy.workflows.exam import ExamConfig, _chosen, _lost
 from understudy.workflows.organisms import OrganismConfig, OrganismsConfig, list_organisms, write_organism
 
 
@@ -80,10 +81,13 @@ def test_codes_are_told_apart_at_every_seed(seed):
 
 
 def test_papers_are_chosen_by_name():
-    assert {p.organism for p in _chosen(ExamConfig(names="sort, two_codes"))} == {"sort", "two_codes"}
-    assert {p.organism for p in _chosen(ExamConfig(preset="full"))} <= set(ORGANISMS)
+    assert set(_chosen(ExamConfig(names="sort, two_codes"))) == {"sort", "two_codes"}
+    assert set(_chosen(ExamConfig(preset="full"))) <= set(ORGANISMS)
+    assert set(_chosen(ExamConfig(about="graphs"))) == set(ORGANISMS)
     with pytest.raises(UnknownName, match="two_codes"):
         _chosen(ExamConfig(names="two_code"))
+    with pytest.raises(UnknownName, match="organism of `backdoor`"):
+        _chosen(ExamConfig(about="backdoor", names="sort"))
 
 
 def test_a_lost_mark_is_said(synthetic, tmp_path):

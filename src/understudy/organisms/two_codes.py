@@ -4,6 +4,11 @@ In each group of 4 dimensions the activation is a multiple of one of the 24 vect
 Each is the sum of two vectors of frame A (the axes, signed) and, just as exactly, of two of frame B (a Hadamard basis,
 signed). The reflection H / 2 swaps A and B and leaves the distribution as it is: no method that sees the activation
 alone can tell which of the two the network reads. The next layer reads A, one ReLU for each signed vector.
+
+Under `two_codes` what the output loses does not tell either: with outputs that point all ways alike, a latent of A that
+is left out costs as much as the best that one of B can do for its pair (a full miss, or four halves). Under
+`two_codes_saturating` what is read rises a quarter as fast beyond CAP. Then a small amount where there should be
+none costs 16 times as much as the same amount too little of what is there, and only A's latents keep to themselves.
 """
 
 from functools import partial
@@ -25,6 +30,8 @@ N_GROUPS = 12
 FREQUENCY = 0.15
 PLACES = 64
 CHANCE = 0.5
+CAP, SLOPE = 0.25, 0.25
+"""`two_codes_saturating`: values beyond CAP (all are above 0.5) are read at SLOPE."""
 _HADAMARD = torch.tensor([[1.0, 1, 1, 1], [1, 1, -1, -1], [1, -1, 1, -1], [1, -1, -1, 1]])
 FRAMES = {"A": torch.eye(4), "B": _HADAMARD / 2}
 """Rows are orthonormal; a code's latents are they and their negatives."""
@@ -35,16 +42,31 @@ _TIE = 1e-4
 
 def two_codes(seed: int = 0, used: str = "A") -> World:
     """used: the code that the next layer reads."""
+    return _two_codes("two_codes", seed, used, saturating=False)
+
+
+def two_codes_saturating(seed: int = 0, used: str = "A") -> World:
+    """The same activations; the next layer reads less and less of what it reads."""
+    return _two_codes("two_codes_saturating", seed, used, saturating=True)
+
+
+def _two_codes(name: str, seed: int, used: str, saturating: bool) -> World:
     basis, code = _basis(seed), _code(used, seed)
-    generator = _seeds.generator(seed + 1)
-    module = planted(basis, torch.zeros(len(basis)), code, 0.0, unit(len(code), len(basis), generator))
+    write = unit(len(code), len(basis), _seeds.generator(seed + 1))
+    read, thresholds = code, torch.zeros(len(code))
+    if saturating:  # a second neuron of each vector takes back most of what the first adds beyond CAP
+        read, write = torch.cat([code, code]), torch.cat([write, (SLOPE - 1) * write])
+        thresholds = torch.cat([thresholds, thresholds + CAP])
+    module = planted(basis, torch.zeros(len(basis)), read, thresholds, write)
     data = {"train": Drawn(4096, 2 * seed, _draw), "held_out": Drawn(256, 2 * seed + 1, _draw)}
-    network = OrganismNetwork(module, "two_codes", data, SITES, output="numbers", parts=[PART])
+    network = OrganismNetwork(module, name, data, SITES, output="numbers", parts=[PART])
     names = [f"{used}{g}.{i}{sign}" for g in range(N_GROUPS) for i in range(4) for sign in "+-"]
     features = [TrueFeature(n, (ACT, READ), v) for n, v in zip(names, code, strict=True)]
-    neurons = [TrueFeature(f"reads {n}", (NEURONS,), e, "neuron") for n, e in zip(names, torch.eye(len(code)))]
-    edges = tuple(TrueEdge(n, f"reads {n}", 1.0, "mlp") for n in names)
-    truth = Truth((*features, *neurons), edges, {"code used": used}, lambda b: _values(b, basis, code))
+    readers = [(n, f"reads {n}") for n in names] + [(n, f"caps {n}") for n in names if saturating]
+    neurons = [TrueFeature(r, (NEURONS,), e, "neuron") for (_, r), e in zip(readers, torch.eye(len(readers)))]
+    edges = tuple(TrueEdge(n, r, 1.0, "mlp") for n, r in readers)
+    values = partial(_values, basis=basis, code=code, saturating=saturating)
+    truth = Truth((*features, *neurons), edges, {"code used": used}, values)
     checks = (
         Check("latents a place in code A", lambda: _l0(data["held_out"], "A"), at_most=2 * N_GROUPS * FREQUENCY * 1.1),
         Check("the same in code B, less those in A", lambda: _l0_difference(data["held_out"]), around=0.0),
@@ -53,8 +75,8 @@ def two_codes(seed: int = 0, used: str = "A") -> World:
         Check("code of the neurons that read", lambda: which_code(module.mlp.read.weight, seed), at_least=0.99),
     )
     line = "an activation has two equally sparse codes; the next layer reads one of them"
-    twin = partial(_twin, seed) if used == "A" else None
-    return World("two_codes", line, network, data, truth, checks, twin)
+    twin = partial(_twin, name, seed, saturating) if used == "A" else None
+    return World(name, line, network, data, truth, checks, twin)
 
 
 def which_code(directions: Float[Tensor, "m d"], seed: int = 0) -> Measured:
@@ -113,9 +135,9 @@ def _draw(generator: torch.Generator) -> Batch:
     return Batch({"x": (size[..., None] * ROOTS[which]).flatten(-2)})
 
 
-def _values(batch: Batch, basis: Tensor, code: Tensor) -> Tensor:
+def _values(batch: Batch, basis: Tensor, code: Tensor, saturating: bool) -> Tensor:
     on = (batch.inputs["x"] @ basis @ code.T).relu()
-    return torch.cat([on, on], -1)
+    return torch.cat([on, on, *([(on - CAP).relu()] if saturating else [])], -1)
 
 
 def _counts(data: Drawn, code: str) -> Tensor:
@@ -154,14 +176,14 @@ def _moments(data: Drawn) -> Measured:
     return exact(float((moments[1] - moments[0]).abs().max() / moments[0].max()), "fraction", len(data))
 
 
-def _twin(seed: int) -> World:
+def _twin(name: str, seed: int, saturating: bool) -> World:
     """The other code is used: what says A here is wrong."""
-    world = two_codes(seed, used="B")
+    world = _two_codes(name, seed, "B", saturating)
     checks = (
         Check(
             "code of the neurons that read",
             lambda: which_code(world.network.module.get_parameter("mlp.read.weight"), seed), at_most=0.01,
         ),
     )  # fmt: skip
-    return World("two_codes-B", "the same activations; the next layer reads code B", world.network, world.data,
+    return World(f"{name}-B", "the same activations; the next layer reads code B", world.network, world.data,
                  world.truth, checks)  # fmt: skip

@@ -1,127 +1,77 @@
-"""`exam`: methods on organisms, scored against the truth, beside dictionaries that know nothing."""
+"""`exam`: methods on organisms, scored against the truth, beside ones that know nothing."""
 
 import json
-import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
-import torch
-from jaxtyping import Bool, Float
-from pydantic import NonNegativeInt
-from torch import Tensor
+from pydantic import Field, NonNegativeInt
 
-from understudy.baselines import PCA
-from understudy.core.dictionary import Dictionary
-from understudy.core.linear import LinearDictionary
-from understudy.core.names import find_parts, find_sites
-from understudy.core.network import Network
 from understudy.core.records.config import Config
+from understudy.core.records.defence import Defences
 from understudy.core.records.errors import UnknownName
-from understudy.core.records.metric import Measured, Metric, NotMeasured, Record
+from understudy.core.records.metric import Measured, Record
 from understudy.core.records.progress import SILENT, Progress
-from understudy.core.site import Site
-from understudy.core.world import Truth, World, mean, share
-from understudy.dictionaries import SAE, Transcoder
-from understudy.organisms import make_organism
-from understudy.organisms.two_codes import CHANCE, which_code
-from understudy.sparsity import Identity, TopK
-from understudy.workflows.train import TrainConfig, train
+from understudy.workflows._defending.judged import defend
+from understudy.workflows._exam.features import FULL, QUICK, ExamRow, sit
+from understudy.workflows._exam.graphs import GRAPHS, GraphRow, graph_rows
 
-KINDS = {"sae": SAE, "transcoder": Transcoder}
-LOOKED_AT = 64
-"""Held-out sequences on which a latent must fire to be alive, and that starting points are made from."""
-NULL_DRAWS, NULL_SEED = 50, 20_260_101
-NEAR = 0.9
-"""Least |cosine| at which a latent names a feature. In a few dimensions chance is near too: see the random row."""
-BANDS = {"rare": (0.0, 0.01), "middle": (0.01, 0.05), "frequent": (0.05, 1.01)}
-
-
-class Paper(NamedTuple):
-    """One task of an exam."""
-
-    organism: str
-    kind: Literal["sae", "transcoder"]
-    sites: str
-    k: int
-    tokens: int
-    twin: bool = False
-    """Train on the negative twin, score against the organism's truth: nothing must be found."""
-
-
-QUICK = (
-    Paper("superposition_5_2", "sae", "hidden", 1, 500_000),
-    Paper("superposition_40_10", "sae", "hidden", 2, 1_000_000),
-    Paper("synthetic", "sae", "act", 6, 2_000_000),
-    Paper("synthetic", "sae", "act", 6, 1_000_000, twin=True),
-    Paper("synthetic", "transcoder", "mlp.0", 6, 2_000_000),
-    Paper("two_codes", "sae", "act", 4, 1_000_000),
-    Paper("two_codes", "transcoder", "mlp.0", 4, 1_000_000),
-    Paper("sort", "sae", "resid.0", 4, 500_000),
-)
-FULL = (
-    *QUICK,
-    Paper("histogram", "sae", "resid.0", 4, 500_000),
-    Paper("fraction_previous", "sae", "resid.0", 4, 500_000),
-    Paper("parentheses", "sae", "resid.1", 5, 500_000),
-    Paper("induction", "sae", "resid.0", 3, 500_000),
-    Paper("new_reasons", "sae", "act", 6, 1_000_000),
-    Paper("universal_and", "transcoder", "mlp.0", 8, 1_000_000),
-)
+BACKDOOR = ("backdoor",)
 
 
 class ExamConfig(Config):
     """Which papers, and where the results go."""
 
+    about: Literal["features", "graphs", "backdoor"] = "features"
+    """features: are the true directions found. graphs: does a graph run better than a random one of its size, at three
+    sizes, on every organism. backdoor: does a graph made on clean text remove a backdoor, beside other defences."""
     preset: Literal["quick", "full"] = "quick"
-    """quick: under eight minutes on two quiet cores once the organisms are cached. full: more organisms."""
+    """Of features. quick: under eight minutes on two quiet cores once the organisms are cached. full: more of them."""
     names: str = ""
-    """Only these organisms of the preset, separated by commas."""
+    """Only these organisms, separated by commas."""
     seed: NonNegativeInt = 0
     """Decides the organisms and the methods."""
     history: Path | None = None
     """A file that every exam appends one line to, so that a lost mark is seen."""
 
 
-class ExamRow(Record):
-    """One method on one organism."""
-
-    organism: str
-    """`-twin`: trained on the negative twin, scored against the organism's truth."""
-    method: str
-    """sae, transcoder: trained. untrained: the same before its first step. random: random directions. pca."""
-    site: str
-    n_latents: int
-    alive: int
-    truth_recovered: Metric
-    """Mean over features of (score - null) / (1 - null); 0: no better than random directions, 1: the truth."""
-    precision: Metric
-    """Share of the living latents within |cosine| 0.9 of a true feature."""
-    by_frequency: dict[str, Metric]
-    """truth_recovered of the features that are on at under 1%, 1 to 5%, over 5% of places."""
-
-
 class Exam(Record):
     """All rows, what was lost since the last line of the history, and how long it took."""
 
+    about: str
     preset: str
     seed: int
-    rows: list[ExamRow]
-    lost: list[str]
+    rows: list[ExamRow] = Field(default_factory=list)
+    graphs: list[GraphRow] = Field(default_factory=list)
+    defences: Defences | None = None
+    lost: list[str] = Field(default_factory=list)
     wall_s: float
 
 
 def exam(config: ExamConfig, progress: Progress = SILENT) -> Exam:
-    """Sit every paper. Raises UnknownName for an organism that the preset does not have."""
-    papers = _chosen(config)
-    began, rows = time.monotonic(), []
-    with progress.task("exam", len(papers), "papers") as task:
-        for i, paper in enumerate(papers):
-            rows += _sit(paper, config.seed, progress)
-            task.update(i + 1, paper.organism)
+    """Sit every paper. Raises UnknownName for an organism that this exam does not have."""
+    names, began = _chosen(config), time.monotonic()
+    rows: list[ExamRow] = []
+    graphs: list[GraphRow] = []
+    defences = None
+    if config.about == "features":
+        papers = [p for p in _papers(config) if p.organism in names]
+        with progress.task("exam", len(papers), "papers") as task:
+            for i, paper in enumerate(papers):
+                rows += sit(paper, config.seed, progress)
+                task.update(i + 1, paper.organism)
+    elif config.about == "graphs":
+        with progress.task("exam", len(names), "organisms") as task:
+            for i, name in enumerate(names):
+                graphs += graph_rows(name, config.seed, progress)
+                task.update(i + 1, name)
+    else:
+        defences = defend(config.seed, progress)
     lost = [] if config.history is None else _lost(config.history, rows)
-    done = Exam(preset=config.preset, seed=config.seed, rows=rows, lost=lost, wall_s=time.monotonic() - began)
+    done = Exam(
+        about=config.about, preset=config.preset, seed=config.seed, rows=rows, graphs=graphs, defences=defences,
+        lost=lost, wall_s=time.monotonic() - began,
+    )  # fmt: skip
     if config.history is not None:
         config.history.parent.mkdir(parents=True, exist_ok=True)
         with config.history.open("a") as f:
@@ -129,152 +79,31 @@ def exam(config: ExamConfig, progress: Progress = SILENT) -> Exam:
     return done
 
 
-def _chosen(config: ExamConfig) -> list[Paper]:
-    papers = QUICK if config.preset == "quick" else FULL
-    known = list(dict.fromkeys(p.organism for p in papers))
+def _papers(config: ExamConfig):
+    return QUICK if config.preset == "quick" else FULL
+
+
+def _chosen(config: ExamConfig) -> list[str]:
+    """The organisms of this exam, or those that were asked for."""
+    known = {
+        "features": list(dict.fromkeys(p.organism for p in _papers(config))), "graphs": list(GRAPHS),
+        "backdoor": list(BACKDOOR),
+    }[config.about]  # fmt: skip
+    what = f"organism of the {config.preset} exam" if config.about == "features" else f"organism of `{config.about}`"
     names = [n.strip() for n in config.names.split(",") if n.strip()]
     for name in names:
         if name not in known:
-            raise UnknownName.among(f"organism of the {config.preset} exam", name, known)
-    return [p for p in papers if not names or p.organism in names]
-
-
-def _sit(paper: Paper, seed: int, progress: Progress) -> list[ExamRow]:
-    world = make_organism(paper.organism, seed, progress)
-    read, write = _sites(paper, world.network)
-    target = _Target(world, read, seed)
-    studied = world.negative if paper.twin else world
-    assert studied is not None
-    n_latents = len(target.directions)
-    sample = _rows(studied, [read, write])
-    start = KINDS[paper.kind].start((read,), (write,), n_latents, TopK(paper.k), sample, seed)
-    generator = torch.Generator().manual_seed(NULL_SEED + 1 + seed)
-    directions = torch.randn(n_latents, sample[read].shape[1], generator=generator)
-    trained = _train(paper, studied, n_latents, seed, progress)
-    everything = torch.ones(n_latents, dtype=torch.bool)
-    name = f"{paper.organism}-twin" if paper.twin else paper.organism
-    pca = PCA.fit(read, sample, n_latents, Identity())
-    methods = [
-        (paper.kind, _reading(trained), _alive(trained, sample)),
-        ("untrained", _reading(start), _alive(start, sample)),
-        ("random", directions, everything),
-        ("pca", _reading(pca), everything[: pca.n_latents]),
-    ]
-    return [target.row(name, method, read, vectors, alive) for method, vectors, alive in methods]
-
-
-def _sites(paper: Paper, network: Network) -> tuple[Site, Site]:
-    """What the dictionary reads and writes."""
-    if paper.kind == "sae":
-        (site,) = find_sites(network, paper.sites)
-        return site, site
-    (part,) = find_parts(network, paper.sites)
-    return part.read, part.write
-
-
-def _train(paper: Paper, world: World, n_latents: int, seed: int, progress: Progress) -> Dictionary:
-    with tempfile.TemporaryDirectory() as folder:
-        config = TrainConfig(
-            kind=paper.kind, sites=paper.sites, n_latents=n_latents, k=paper.k, tokens=paper.tokens, batch=1024,
-            seed=seed, out=Path(folder) / "run", checkpoint_s=3600,
-        )  # fmt: skip
-        return train(config, progress, world.network).groups[0].members[0]
-
-
-def _rows(world: World, sites: Sequence[Site]) -> dict[Site, Tensor]:
-    """Held-out rows at some sites."""
-    batch = world.data["held_out"].batch(slice(0, LOOKED_AT))
-    return {s: v.reshape(-1, v.shape[-1]) for s, v in world.network.record(batch, sites).items()}
-
-
-def _reading(dictionary: Dictionary) -> Float[Tensor, "m d"]:
-    """A latent's direction at the site it reads: what it writes there, or else what its encoder looks for."""
-    read = dictionary.reads[0]
-    if read in dictionary.writes:
-        return dictionary.atoms(torch.arange(dictionary.n_latents))[read].detach()
-    assert isinstance(dictionary, LinearDictionary)
-    return dictionary.W_enc.detach()
-
-
-@torch.no_grad()
-def _alive(dictionary: Dictionary, sample: dict[Site, Tensor]) -> Bool[Tensor, " m"]:
-    return dictionary.encode(sample).z.fires() > 0
-
-
-class _Target:
-    """The true directions at a site, what random directions score on them, and how rows are marked."""
-
-    def __init__(self, world: World, site: Site, seed: int) -> None:
-        self.truth, self.seed = world.truth, seed
-        self.directions = _unit(world.truth.directions(site))
-        self.names = [f.name for f in world.truth.at(site)]
-        self.planes = _planes(world.truth, self.names)
-        generator = torch.Generator().manual_seed(NULL_SEED)
-        n, d = self.directions.shape
-        draws = [self.nearest(torch.randn(n, d, generator=generator))[0] for _ in range(NULL_DRAWS)]
-        self.null = torch.stack(draws).mean(0)
-
-    def nearest(self, vectors: Float[Tensor, "m d"]) -> tuple[Float[Tensor, " n"], Float[Tensor, " m"]]:
-        """The largest |cosine| of each feature with any vector, and of each vector with any feature.
-
-        The axes of a plane have no angle of their own: for them it is the vector's share in the plane.
-        """
-        cosine = (self.directions @ _unit(vectors).T).abs()
-        for members in self.planes:
-            basis, _ = torch.linalg.qr(self.directions[members].T)
-            cosine[members] = (_unit(vectors) @ basis).norm(dim=1)
-        return cosine.amax(1), cosine.amax(0)
-
-    def row(self, organism: str, method: str, site: Site, vectors: Tensor, alive: Tensor) -> ExamRow:
-        kept = vectors[alive]
-        common = {"organism": organism, "method": method, "site": str(site), "n_latents": len(vectors)}
-        if not len(kept):
-            none = NotMeasured(not_measured="no latent fires on held-out data")
-            return ExamRow(**common, alive=0, truth_recovered=none, precision=none, by_frequency={})
-        best, by_latent = self.nearest(kept)
-        recovered = (best - self.null) / (1 - self.null)
-        named = int((by_latent >= NEAR).sum())
-        return ExamRow(
-            **common,
-            alive=len(kept),
-            truth_recovered=self._code(kept) if "code used" in self.truth.facts else mean(recovered, "fraction"),
-            precision=share(named, len(kept)),
-            by_frequency=self._bands(recovered),
-        )
-
-    def _code(self, vectors: Tensor) -> Measured:
-        """Of two equally sparse codes: 0 at chance, 1 if all latents belong to the one in use, below 0 to the other."""
-        scored, scale = which_code(vectors, self.seed), 1 / (1 - CHANCE)
-        value, low, high = ((x - CHANCE) * scale for x in (scored.value, scored.low, scored.high))
-        return Measured(value=value, low=low, high=high, unit="fraction", n=scored.n)
-
-    def _bands(self, recovered: Tensor) -> dict[str, Metric]:
-        frequency = self.truth.facts.get("frequency")
-        if not isinstance(frequency, dict):
-            return {}
-        of = torch.tensor([frequency[name] for name in self.names])
-        out: dict[str, Metric] = {}
-        for band, (low, high) in BANDS.items():
-            inside = recovered[(of >= low) & (of < high)]
-            few = NotMeasured(not_measured=f"{len(inside)} features are that frequent")
-            out[band] = mean(inside, "fraction") if len(inside) > 1 else few
-        return out
-
-
-def _unit(x: Tensor) -> Tensor:
-    return x / x.norm(dim=1, keepdim=True).clamp(min=1e-12)
-
-
-def _planes(truth: Truth, names: list[str]) -> list[list[int]]:
-    return [[names.index(n) for n in plane] for plane in truth.facts.get("planes", []) if set(plane) <= set(names)]
+            raise UnknownName.among(what, name, known)
+    return [n for n in known if not names or n in names]
 
 
 def _lost(history: Path, rows: list[ExamRow]) -> list[str]:
-    """Rows whose interval lies wholly below that of the last exam in the history."""
+    """Rows whose interval lies wholly below that of the last exam in the history that has the row."""
     if not history.exists():
         return []
-    last = json.loads(history.read_text().splitlines()[-1])["rows"]
-    before = {(r["organism"], r["method"], r["site"]): r["truth_recovered"] for r in last}
+    before = {}
+    for line in history.read_text().splitlines():
+        before |= {(r["organism"], r["method"], r["site"]): r["truth_recovered"] for r in json.loads(line)["rows"]}
     out = []
     for row in rows:
         old, new = before.get((row.organism, row.method, row.site)), row.truth_recovered
