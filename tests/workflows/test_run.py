@@ -15,10 +15,12 @@ from understudy.core.records.metric import Measured, NotMeasured
 from understudy.core.records.progress import SILENT
 from understudy.core.replacement import Replacement
 from understudy.data import Order
-from understudy.edits import restricted
+from understudy.edits import intervene, restricted
+from understudy.edits.graph_groups import own_input
 from understudy.web.curve import render
 from understudy.workflows._data import open_sequences
 from understudy.workflows._running import rows
+from understudy.workflows._running.expressed import _Live
 from understudy.workflows._running.figures import crossing
 from understudy.workflows._running.ranking import by_score, importance
 from understudy.workflows.attribute import AttributeConfig, attribute
@@ -176,6 +178,43 @@ def test_a_graph_runs_on_its_own_input(graph):
     assert middle.kl.value < next(s for s in curve.rows(RANDOM) if s.nodes == middle.nodes).kl.value
     assert "own input" in str(curve)
     assert render(curve)
+
+
+def test_a_graph_is_evaluated_by_its_own_numbers(graph, finished, tmp_path):
+    _, path = graph
+    found = run(RunConfig(source=path, nodes="20,100", expression=True, out=tmp_path / "x")).expression
+    assert found.whole_error < 1e-3
+    assert {(r.selection, r.nodes) for r in found.rows if r.selection != GRAPH} == {
+        (name, m) for name in (RANDOM, "top_activation") for m in (20, 100)
+    }
+    rows = {(r.selection, r.nodes): r for r in found.rows}
+    whole = max((r for r in found.rows if r.selection == GRAPH), key=lambda r: r.nodes)
+    assert whole.error.value < rows[RANDOM, 20].error.value
+    assert rows[GRAPH, 100].error.value < rows[RANDOM, 100].error.value
+    for row in found.rows:
+        assert row.than_linear.value == pytest.approx(row.r2.value - row.r2_linear.value, abs=1e-9)
+        assert row.r2.value <= 1
+        assert abs(row.rank.value) <= 1
+    assert "no block of the network runs" in str(found)
+    assert max(map(len, str(found).splitlines())) <= 110
+    with pytest.raises(BadInput, match="the edges of one input"):
+        run(RunConfig(source=finished.folder.path, expression=True))
+
+
+def test_edits_of_the_live_network_are_what_interventions_by_name_do(graph, finished):
+    made, _ = graph
+    batch = own_input(made)
+    live = _Live(made, finished.network, finished.groups, batch, 0)
+    node = int(live.removed[0])
+    name = f"{made.card.dictionaries[int(made.nodes.dictionary[node])].writes[0]}/{int(made.nodes.latent[node])}"
+    with torch.no_grad():
+        changed = intervene(
+            Replacement(finished.network, finished.groups), batch, {f"{name}@{int(made.nodes.place[node])}": 0.0}
+        )
+    expected = live._scores(changed.output)[0] - live.clean[0]
+    torch.testing.assert_close(live.changes[0], expected, atol=1e-4, rtol=1e-3)
+    shown = made.nodes.value[live.targets].double()
+    torch.testing.assert_close(live.clean[0], shown, atol=1e-3, rtol=1e-4)
 
 
 def test_a_graphs_features_run_on_data(graph, text, tmp_path):

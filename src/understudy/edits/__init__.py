@@ -1,5 +1,6 @@
 """What can be done to groups and graphs: keep a part, refit it, model its error, intervene. One method a file."""
 
+from understudy.edits.expression import Expression as Expression
 from understudy.edits.fill_mean import fill_mean as fill_mean
 from understudy.edits.graph_groups import RunnableGraph as RunnableGraph
 from understudy.edits.graph_groups import graph_groups as graph_groups

@@ -35,6 +35,7 @@ from understudy.workflows._running.arms import (
     reference_arms,
     size_arms,
 )
+from understudy.workflows._running.expressed import expressed
 from understudy.workflows._running.figures import CurveFigures
 from understudy.workflows._running.opening import Opened, node_scores, open_source
 from understudy.workflows._running.own_input import (
@@ -76,8 +77,10 @@ class RunConfig(Config):
     """What becomes of latents that are not kept: zero, mean, refit or low_rank, fitted on training data."""
     rank: PositiveInt = 8
     """Rank of each error model (low_rank)."""
+    expression: bool = False
+    """A graph on its own input: evaluate it by its own edges and thresholds too, no block of the network running."""
     seed: int = 0
-    """Decides which sequences, the bootstrap's resamples and the random graphs."""
+    """Decides which sequences, the bootstrap's resamples, the random graphs and the edits."""
     out: Path | None = None
     """Folder for curve.json and curve.html; by default the run's or graph's own."""
 
@@ -97,6 +100,10 @@ def run(config: RunConfig, progress: Progress = SILENT, network: Network | None 
             )
         curve = _on_own_input(config, opened, grid, progress)
     else:
+        if config.expression:
+            raise BadInput(
+                "--expression evaluates the edges of one input: give the graph of one, X.acg, without --data."
+            )
         curve = _on_data(config, opened, grid, progress)
     folder = curve_folder(config)
     folder.path.mkdir(parents=True, exist_ok=True)
@@ -219,6 +226,9 @@ def _on_own_input(config: RunConfig, opened: Opened, grid: list[int] | None, pro
             task.update(i, arm_name(name, m))
             rows.append(judge.with_kept(judge.size(parts, name, m), nothing, everything))
         task.update(len(built))
+    said = None
+    if config.expression:
+        said = expressed(graph, network, groups, batch, wanted, config.seed, opened.skip_first, progress)
     return GraphCurve(
         source=str(config.source),
         network=opened.name,
@@ -235,6 +245,7 @@ def _on_own_input(config: RunConfig, opened: Opened, grid: list[int] | None, pro
         nothing=judge.with_kept(nothing, nothing, everything),
         sizes=rows,
         notes=notes,
+        expression=said,
     )
 
 
