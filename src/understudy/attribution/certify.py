@@ -13,6 +13,7 @@ from understudy.attribution.sources import Sources
 from understudy.core.graph import Graph
 from understudy.core.records.graph import Certificate, Frozen, Live
 from understudy.core.records.metric import Measured, Metric, NotMeasured
+from understudy.core.records.progress import SILENT, Progress
 
 TOLERANCE = 1e-4
 """Relative error above which a graph of fp32 is not called exact."""
@@ -22,16 +23,21 @@ ABLATED = 12
 
 
 def certificate(
-    engine: Engine, targets: Sequence[Target], probes: Int[Tensor, " p"], edges: Mapping[int, Tensor], seed: int
+    engine: Engine,
+    targets: Sequence[Target],
+    probes: Int[Tensor, " p"],
+    columns: Int[Tensor, " m"],
+    edges: Float[Tensor, "m p"],
+    seed: int,
 ) -> Certificate:
-    """edges: by column (targets after all sources), the edges from `probes`."""
+    """columns: whose rows there are (targets after all sources); edges: theirs from `probes`."""
     local, sources = engine.local, engine.sources
     row_sum = engine.largest["row_sum"] / max(engine.largest["value"], 1e-30)
     if not engine.frozen:
         return Certificate(
             exact=False, row_sum_error=row_sum, clamp_error=None, second_derivative=None, tolerance=TOLERANCE, frozen=[]
         )
-    clamp = clamp_error(local, sources, targets, probes, edges)
+    clamp = clamp_error(local, sources, targets, probes, columns, edges)
     curve = second_derivative(local, sources, targets, seed)
     return Certificate(
         exact=max(row_sum, clamp, curve) <= TOLERANCE,
@@ -58,7 +64,7 @@ def changed(leaves: Mapping[Slot, Tensor], part: Mapping[Slot, Tensor], times: f
 
 
 def clamp_error(
-    local: LocalPass, sources: Sources, targets: Sequence[Target], probes: Tensor, edges: Mapping[int, Tensor]
+    local: LocalPass, sources: Sources, targets: Sequence[Target], probes: Tensor, columns: Tensor, predicted: Tensor
 ) -> float:
     """Add to each probe in a frozen forward pass: every value must change by that multiple of its edge. The largest
     error, relative to the probe's largest change; forward passes against backward ones.
@@ -66,8 +72,6 @@ def clamp_error(
     The multiple makes that change as large as the values are, or rounding would be all that is seen.
     """
     clean = _all_values(sources, targets, local.clean)
-    columns = torch.tensor(sorted(edges))
-    predicted = torch.stack([edges[int(c)] for c in columns])
     size, worst = float(clean.abs().max()), 0.0
     for i, probe in enumerate(probes.tolist()):
         largest = float(predicted[:, i].abs().max())
@@ -136,6 +140,7 @@ def live_agreement(
     columns: Int[Tensor, " nodes"],
     n: int,
     seed: int,
+    progress: Progress = SILENT,
 ) -> Live:
     """Remove n latents, one at a time, from the network with nothing frozen but what other dictionaries wrote, and
     compare the change of every value they have an edge to with minus that edge.
@@ -150,11 +155,13 @@ def live_agreement(
     candidates = (latents & used).nonzero().squeeze(-1)
     order = torch.randperm(len(candidates), generator=torch.Generator().manual_seed(seed))
     found = []
-    for node in candidates[order[:n]].tolist():
-        out = graph.rows.sources == node
-        seen = local.run(changed(local.leaves, sources.part(int(columns[node])), -1.0), frozen=False)
-        change = (_all_values(sources, targets, seen) - clean)[columns[graph.rows.targets[out]]]
-        found.append(torch.stack([-graph.rows.weights[out], change], 1))
+    with progress.task("removing latents", min(n, len(order)), "latents") as task:
+        for i, node in enumerate(candidates[order[:n]].tolist()):
+            task.update(i)
+            out = graph.rows.sources == node
+            seen = local.run(changed(local.leaves, sources.part(int(columns[node])), -1.0), frozen=False)
+            change = (_all_values(sources, targets, seen) - clean)[columns[graph.rows.targets[out]]]
+            found.append(torch.stack([-graph.rows.weights[out], change], 1))
     if len(found) < 2:
         nothing = NotMeasured(not_measured=f"{len(found)} latents have an edge; at least 2 are needed")
         return Live(slope=nothing, r2=nothing, rank=nothing)

@@ -57,7 +57,10 @@ class LocalPass:
         self, network: Network, groups: Sequence[Group], batch: Batch, rules: Mapping[str, Rule] | None = None
     ) -> None:
         if batch.n_sequences != 1:
-            raise BadInput(f"a graph is made for one input; this batch has {batch.n_sequences}.")
+            raise BadInput(
+                f"a graph is made for one input; this batch has {batch.n_sequences} along axis 0. Pass one "
+                "(batch[:1]); wrap a network whose inputs have time in front in a module that puts the batch there."
+            )
         if network.device.type != "cpu":
             raise BadInput(f"{network.name} is on {network.device}; graphs are made on the CPU: network.to('cpu').")
         self.network, self.groups, self.batch = network, tuple(groups), batch

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from understudy.attribution import twins
 from understudy.attribution.frozen import Freeze, Rule, is_live
+from understudy.attribution.held_product import fits, held_product
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -40,6 +41,8 @@ def product(f: Freeze, func: Callable[..., Any], args: tuple, kwargs: dict) -> A
     first = {"addmm": 1, "baddbmm": 1, "addbmm": 1, "addcmul": 1, "addmv": 1}.get(name, 0)
     live = [i for i, x in enumerate(flat) if i >= first and is_live(x)]
     if len(live) <= 1:
+        if live == [1] and name in ("matmul", "bmm") and not kwargs and fits(flat[0], flat[1]):
+            return held_product(flat[0], flat[1])
         return func(*flat, **kwargs)
     gates = [i for i in live if f.is_gate(flat[i])]
     if gates and len(gates) < len(live):

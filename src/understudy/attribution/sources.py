@@ -5,6 +5,7 @@ the order in which their dictionaries read. Contracting the gradient of a read v
 its edges; for an affine network they sum to the value.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -13,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from understudy.attribution.local import LocalPass, Seen, Slot
+from understudy.attribution.written import Written
 from understudy.core.dictionary import Dictionary, Linearised
 from understudy.core.graph import Nodes
 from understudy.core.latents import Latents
@@ -41,15 +43,6 @@ class Event:
     @property
     def columns(self) -> slice:
         return slice(self.first, self.first + len(self))
-
-
-@dataclass(frozen=True)
-class _Written:
-    """What the latents of one event wrote at one slot, ordered by place and padded: [places, most, d]."""
-
-    parts: Float[Tensor, "p k d"]
-    columns: Int[Tensor, "p k"]
-    """-1 where padded."""
 
 
 class Sources:
@@ -87,7 +80,12 @@ class Sources:
         self.n = at
         self._errors = {slot: self._error(slot) for slot in local.written}
         self._biases = {slot: self._rows(slot, local.constants(slot)).detach() for slot in local.written}
-        self._latents = {slot: self._written_at(slot) for slot in local.written}
+        self._written = {slot: self._written_at(slot) for slot in local.written}
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory of what was written, laid out for products."""
+        return sum(4 * w.parts.numel() + 16 * len(w.at) for w in self._written.values())
 
     def _rows(self, slot: Slot, value: Tensor) -> Float[Tensor, "b p d"]:
         return value.reshape(-1, *self.shapes[slot])
@@ -110,24 +108,25 @@ class Sources:
             if e.group == owner and slot.site in e.member.writes and self.local.slot_of(slot.site, e.call) == slot
         ]
 
-    def _written_at(self, slot: Slot) -> list[_Written]:
-        out = []
+    def _written_at(self, slot: Slot) -> Written:
+        places, columns, vectors = [], [], []
+        error, bias = self._errors[slot][0], self._biases[slot].expand(1, *self.shapes[slot])[0]
         for event in self._writers(slot):
             z = _on(event.z, event.member)
             on = (z.values != 0).nonzero().squeeze(-1)
-            if not len(on):
-                continue
             unique, which = z.ids[on].unique(return_inverse=True)
             atoms = event.member.atoms(unique)[slot.site].detach()
-            rows, p = z.rows[on], self.shapes[slot][0]
-            counts = torch.bincount(rows, minlength=p)
-            k = torch.arange(len(on)) - torch.repeat_interleave(counts.cumsum(0) - counts, counts)
-            parts = atoms.new_zeros(p, int(counts.max()), atoms.shape[1])
-            parts[rows, k] = atoms[which] * z.values[on, None].detach()
-            columns = torch.full(parts.shape[:2], -1)
-            columns[rows, k] = event.first + on
-            out.append(_Written(parts, columns))
-        return out
+            places.append(z.rows[on])
+            columns.append(event.first + on)
+            vectors.append((atoms[which] * z.values[on, None].detach()).float())
+        nothing = torch.zeros(0, dtype=torch.long)
+        return Written.of(
+            error.float(),
+            bias.float(),
+            torch.cat([nothing, *places]),
+            torch.cat([nothing, *columns]),
+            torch.cat([torch.zeros(0, self.shapes[slot][1]), *vectors]),
+        )
 
     def part(self, column: int) -> dict[Slot, Tensor]:
         """What one source wrote, in the shape of the leaves: subtract it from them to remove the source."""
@@ -140,11 +139,22 @@ class Sources:
                 out[slot] = self._only(slot, self._errors[slot], column - columns.start)
             if self.bias_columns[slot.site] == column:
                 out[slot] = self._biases[slot].reshape(leaves[slot].shape)
-            for written in self._latents[slot]:
-                for p, k in (written.columns == column).nonzero().tolist():
-                    added = torch.zeros_like(self._errors[slot])
-                    added[0, p] = written.parts[p, k]
-                    out[slot] = out.get(slot, 0) + added.reshape(leaves[slot].shape)
+        for event in self.events:
+            if event.columns.start <= column < event.columns.stop:
+                out |= self._latent_part(event, column - event.first)
+        return out
+
+    def _latent_part(self, event: Event, i: int) -> dict[Slot, Tensor]:
+        """What one latent wrote where it is on."""
+        value, out = _on(event.z, event.member).values[i].detach(), {}
+        if not bool(value):
+            return out
+        for site, atoms in event.member.atoms(event.z.ids[i : i + 1]).items():
+            slot = self.local.slot_of(site, event.call)
+            if slot in self._errors:
+                added = torch.zeros_like(self._errors[slot])
+                added[0, event.z.rows[i]] = atoms[0].detach() * value
+                out[slot] = added.reshape(self.local.leaves[slot].shape)
         return out
 
     def _only(self, slot: Slot, rows: Tensor, place: int) -> Tensor:
@@ -156,33 +166,32 @@ class Sources:
     # -- rows -------------------------------------------------------------------------------------------------------
 
     def contract(self, grads: dict[Slot, Tensor]) -> Float[Tensor, "b n"]:
-        """Edges from the gradients [b, 1, ..., d] of b values at the leaves; the constants' column stays 0."""
+        """Edges from the gradients [b, 1, ..., d] of b values at the leaves, or at the leaves of their first places;
+        the constants' column stays 0."""
         b = len(next(iter(grads.values())))
         out = torch.zeros(b, self.n)
         for slot, raw in grads.items():
-            grad = self._rows(slot, raw).float()
+            grad = raw.reshape(b, -1, self.shapes[slot][1]).float()
             if slot in self.input_columns:
-                out[:, self.input_columns[slot]] += (grad * self._rows(slot, self.local.leaves[slot].detach())).sum(-1)
+                first, n = self.input_columns[slot].start, grad.shape[1]
+                leaf = self._rows(slot, self.local.leaves[slot].detach())[0, :n].float()
+                out[:, first : first + n] += torch.bmm(grad.transpose(0, 1), leaf[:, :, None])[..., 0].T
                 continue
-            out[:, self.error_columns[slot]] += (grad * self._errors[slot]).sum(-1)
-            out[:, self.bias_columns[slot.site]] += (grad * self._biases[slot]).sum((-1, -2))
-            for written in self._latents[slot]:
-                edges = torch.bmm(grad.transpose(0, 1), written.parts.float().transpose(1, 2)).transpose(0, 1)
-                real = written.columns >= 0
-                out[:, written.columns[real]] += edges[:, real]
+            self._written[slot].edges(grad, out, self.error_columns[slot], self.bias_columns[slot.site])
         return out
 
-    def values(self, event: Event, seen: Seen) -> Float[Tensor, " m"]:
-        """Pre-activation of every latent of an event from what a pass read, its own bias included."""
-        total = event.linear.bias[event.linear.which]
+    def values(self, event: Event, seen: Seen, chosen: Int[Tensor, " m"] | None = None) -> Float[Tensor, " m"]:
+        """Pre-activation of every latent of an event, or of some, from what a pass read, its own bias included."""
+        which = event.linear.which if chosen is None else event.linear.which[chosen]
+        at = event.z.rows if chosen is None else event.z.rows[chosen]
+        total = event.linear.bias[which]
         for site, rows in event.linear.rows.items():
             x = seen.reads[event.group, self.local.slot_of(site, event.call)]
-            x = x.reshape(-1, x.shape[-1])[event.z.rows]
-            total = total + (x * rows[event.linear.which]).sum(-1)
+            total = total + (x.reshape(-1, x.shape[-1])[at] * rows[which]).sum(-1)
         return total
 
-    def nodes(self, targets: Float[Tensor, " t"]) -> Nodes:
-        """One node a column, then the targets, given by their values."""
+    def nodes(self, targets: Float[Tensor, " t"], places: Sequence[int]) -> Nodes:
+        """One node a column, then the targets, given by their values and the places of their outputs."""
         n = self.n + len(targets)
         ints = {name: torch.full((n,), -1) for name in ("dictionary", "latent", "place", "site")}
         kind, value, threshold = torch.zeros(n, dtype=torch.uint8), torch.zeros(n), torch.zeros(n)
@@ -207,10 +216,9 @@ class Sources:
             ints["site"][event.columns] = self._site_index(event.member.reads[0])
             value[event.columns] = event.z.values.float()
             theta = getattr(getattr(event.member, "sparsity", None), "theta", None)
-            if theta is not None:
-                threshold[event.columns] = theta[event.z.ids].float()
+            threshold[event.columns] = -torch.inf if theta is None else theta[event.z.ids].float()
         kind[self.n :], value[self.n :] = KINDS.index("target"), targets
-        ints["latent"][self.n :] = torch.arange(len(targets))
+        ints["latent"][self.n :], ints["place"][self.n :] = torch.arange(len(targets)), torch.tensor(places)
         return Nodes(
             kind=kind, dictionary=ints["dictionary"].to(torch.int16), latent=ints["latent"].to(torch.int32),
             place=ints["place"].to(torch.int32), site=ints["site"].to(torch.int16), value=value, threshold=threshold,

@@ -44,21 +44,33 @@ def output(
 ) -> Target:
     """One output's score at a place. Raises BadInput."""
     n = scores(local, local.clean, place).shape[-1]
+    place = _place(local, place)
     if not 0 <= index < n:
         raise BadInput(f"output {index} was asked for; the network has {n}.")
     card = TargetCard(name=name or f"output {index}", weight=weight, output=index, probability=probability)
-    return Target(card, lambda seen: scores(local, seen, place)[index])
+    return Target(card, lambda seen: scores(local, seen, place)[index], place)
+
+
+def _place(local: LocalPass, place: int) -> int:
+    """Counted from the front."""
+    logits = local.network.scores(local.clean.output)[0]
+    return place % (logits.numel() // logits.shape[-1])
 
 
 def difference(local: LocalPass, plus: int, minus: int, place: int = -1, name: str = "") -> Target:
     """Score of one output less that of another."""
     card = TargetCard(name=name or f"output {plus} - output {minus}", weight=1.0)
+    n = scores(local, local.clean, place).shape[-1]
+    for index in (plus, minus):
+        if not 0 <= index < n:
+            raise BadInput(f"output {index} was asked for; the network has {n}.")
+    place = _place(local, place)
 
     def value(seen: Seen) -> Tensor:
         found = scores(local, seen, place)
         return found[plus] - found[minus]
 
-    return Target(card, value)
+    return Target(card, value, place)
 
 
 def latent(sources: Sources, event: Event, index: int, name: str) -> Target:

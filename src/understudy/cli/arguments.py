@@ -5,7 +5,7 @@ from contextlib import redirect_stderr
 from io import StringIO
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args, get_origin
 
 import tyro
 from pydantic import BeforeValidator
@@ -39,7 +39,7 @@ def parse(name: str, command: "Command", config: type[C], args: list[str]) -> C:
     if command.required:
         values = {command.positional: "", **values}
     default = config.checked(values, file or "the defaults")
-    spelled, said = _spelled(config, args), StringIO()
+    spelled, said = _spelled(config, _gathered(config, args)), StringIO()
     try:
         with redirect_stderr(said):
             made = tyro.cli(
@@ -73,6 +73,25 @@ def _check_flags(name: str, config: type[Config], args: list[str]) -> None:
         flag = arg.split("=")[0].replace("_", "-")
         if arg.startswith("--") and flag not in known | {"--help", "--config", "--json"}:
             raise UnknownName.among(f"option of understudy {name}", flag, sorted(known))
+
+
+def _gathered(config: type[Config], args: list[str]) -> list[str]:
+    """A list that is given piece by piece (`--set a --set b`) as one (`--set a b`): else only the last would count."""
+    out, lists = [], {}
+    fields = {f"--{n.replace('_', '-')}" for n, f in config.model_fields.items() if get_origin(f.annotation) is tuple}
+    into = out
+    for arg in args:
+        flag, equals, value = arg.partition("=")
+        flag = flag.replace("_", "-")
+        if flag in fields:
+            into = lists.setdefault(flag, [])
+            into += [value] if equals else []
+        elif arg.startswith("--"):
+            into = out
+            out.append(arg)
+        else:
+            into.append(arg)
+    return [*out, *(part for flag, values in lists.items() for part in (flag, *values))]
 
 
 def _spelled(config: type[Config], args: list[str]) -> list[str]:

@@ -1,6 +1,7 @@
 """The command line: parse, call a workflow, print. Exit codes: 0 done, 2 bad input, 1 failed, 130 interrupted."""
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -21,13 +22,17 @@ COMMANDS = {
     "networks": Command("List the networks that come with the package, and how to name others."),
     "sites": Command("List the sites of a network: short name, module path, axes, width.", "network"),
     "train": Command("Train dictionaries on a network's activations."),
+    "follow": Command("Show a run's metrics in TensorBoard or Weights & Biases while it goes on.", "run", True),
     "evaluate": Command("Run a run's dictionaries in the network's place and print the scorecard.", "run", True),
     "score": Command("Judge dictionaries that others trained, from their files, on a network.", "dictionary", True),
+    "ablate": Command("Compare sparsity rules at equal L0 and equal places, as a frontier with intervals."),
+    "scale": Command("Fit how loss goes with width and L0 on a small grid, and check it on the next width."),
     "export": Command("Write a run's dictionaries in the files of another library.", "run", True),
     "dictionaries": Command("List public dictionaries and the network each belongs to.", "network"),
     "holes": Command("Say where a run loses its nats, and what its errors are like.", "run", True),
     "ladder": Command("Score networks of known training compute, and say what compute a loss is worth."),
     "attribute": Command("Make the computation graph of one input: which features make which, and how true.", "run"),
+    "intervene": Command("Change latents in the network, and compare with what a graph says.", "source", True),
     "view": Command("Show a graph as a page: one HTML file that needs nothing else.", "graph", True),
     "prune": Command("Make a graph smaller by what matters, and print what that costs.", "graph", True),
     "export-graph": Command("Write a graph as JSON for circuit-tracer's and Neuronpedia's viewers.", "graph", True),
@@ -36,11 +41,17 @@ COMMANDS = {
     "exam": Command("Score methods on organisms against the truth, beside random and untrained ones."),
     "run": Command("Run graphs of growing size in the network's place, beside rivals of their size.", "source", True),
     "report": Command("Write a run's report: one HTML file that needs nothing else.", "run", True),
+    "bench step": Command("Time a training step in products of its encoder, beside other libraries."),
+    "bench graph": Command(
+        "Make one graph here and with circuit-tracer, and compare edges, time and memory.", "run", True
+    ),
+    "bench harvest": Command("Time harvesting and shuffling of activations against the bare forward pass."),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `understudy`; returns the exit code."""
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch: large tensors on huge pages, so that new ones cost less
     args = list(sys.argv[1:] if argv is None else argv)
     if not args or args[0] in ("-h", "--help", "help"):
         print(usage())
@@ -52,7 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     as_json = "--json" in args
     try:
-        return _run(args[0], [a for a in args[1:] if a != "--json"], as_json)
+        words = 2 if " ".join(args[:2]) in COMMANDS else 1
+        return _run(" ".join(args[:words]), [a for a in args[words:] if a != "--json"], as_json)
     except SystemExit:  # from the argument parser, which has printed the help that was asked for
         return 0
     except KeyboardInterrupt:
@@ -78,7 +90,7 @@ def _run(name: str, args: list[str], as_json: bool) -> int:
     from understudy.cli.arguments import parse
     from understudy.cli.progress import TerminalProgress
 
-    command = import_module(f"understudy.cli.commands.{name.replace('-', '_')}")
+    command = import_module(f"understudy.cli.commands.{name.replace('-', '_').replace(' ', '_')}")
     config = parse(name, COMMANDS[name], command.Config, args)
     with TerminalProgress() as progress:
         data, text = command.run(config, progress)
@@ -90,7 +102,7 @@ def _run(name: str, args: list[str], as_json: bool) -> int:
         from rich.console import Console
 
         Console().print(text)
-    return 0
+    return data.get("exit_code", 0) if isinstance(data, dict) else 0
 
 
 def _failed(kind: str, message: str, code: int, as_json: bool) -> int:
@@ -115,7 +127,7 @@ def usage() -> str:
         "networks: demo, demo:NAME, hf:ORG/NAME, hf:PATH, py:package.module:function\n"
         "data:     stdlib, text:FILE_OR_FOLDER_OR_GLOB, hf:DATASET[:SPLIT]\n"
         "sites:    mlp, resid.*, mlp_out.3, model.layers.3.mlp:out, blocks.3.hook_mlp_out\n\n"
-        "exit codes: 0 done, 2 bad input, 1 failed, 130 interrupted"
+        "exit codes: 0 done, 2 bad input, 1 failed or not conclusive, 130 interrupted"
     )
 
 

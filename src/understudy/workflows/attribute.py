@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from understudy.attribution import Limits, LocalPass, Target, build
+from understudy.attribution import Limits, LocalPass, Target, build, plan
+from understudy.attribution.plan import size
 from understudy.attribution.sources import Sources
 from understudy.baselines import NeuronBasis
 from understudy.core.batch import Batch
@@ -18,13 +19,13 @@ from understudy.core.graph import Graph
 from understudy.core.names import find_parts
 from understudy.core.network import Network
 from understudy.core.records.config import Config
-from understudy.core.records.errors import BadFolder, BadInput
+from understudy.core.records.errors import BadFolder, BadInput, TooLarge
 from understudy.core.records.graph import DictionaryCard, GraphCard
 from understudy.core.records.progress import SILENT, Progress
-from understudy.core.records.summary import figure, table
 from understudy.data.packing import separator_of
 from understudy.networks import open_network
-from understudy.workflows._attributing import chosen_targets
+from understudy.workflows._attributing.resuming import kept_rows, question
+from understudy.workflows._attributing.targets import chosen_targets
 from understudy.workflows._data import open_sequences
 from understudy.workflows.evaluate import open_run
 
@@ -58,12 +59,15 @@ class AttributeConfig(Config):
     """Points on the path of integrated gradients."""
     check: NonNegativeInt = 32
     """Latents removed from the live network to compare edges with what happens; 0 leaves it out."""
-    batch: PositiveInt = 128
-    """Rows in one backward pass; halved where memory runs out."""
+    batch: PositiveInt = 64
+    """Rows in one backward pass; fewer for long inputs, halved where memory runs out."""
+    max_memory: PositiveFloat | None = None
+    """GiB that making the graph may take beyond the network; a plan for more is refused before work begins."""
     seed: int = 0
     """Decides which sources the checks remove."""
     out: Path = Path("graph.acg")
-    """Folder of the graph."""
+    """Folder of the graph. While it is made, finished rows are kept beside it in OUT.part: after a kill or Ctrl-C the
+    same command carries on."""
 
 
 @dataclass(frozen=True)
@@ -91,16 +95,26 @@ def attribute(
     given = batch if batch is not None else open_input(config, asked)
     local = LocalPass(asked.network, asked.groups, given)
     limits = Limits(config.nodes, config.edges, config.batch, config.silent)
-    steps = config.steps if config.method == "ig" else 0
+    sources = Sources(local, limits.silent)
+    planned = plan(local, sources, limits)
+    progress.say(str(planned))
+    if config.max_memory is not None and planned.memory_bytes > config.max_memory * 2**30:
+        raise TooLarge(
+            f"this graph takes up to {size(planned.memory_bytes)}, more than --max-memory {config.max_memory:g} GiB: "
+            "ask for fewer --nodes or --edges, a smaller --batch, or a shorter --context."
+        )
 
     def targets(sources: Sources) -> list[Target]:
         return chosen_targets(asked.network, sources, config.target, config.at, asked.network.tokenizer)
 
-    made = build(local, targets, _card(asked, given), limits, steps, config.seed, progress)
-    if config.check:
-        progress.say(f"removing {config.check} latents from the live network")
-        made = made.check(config.check, config.seed)
-    made.graph.save(config.out)
+    card = card_of(asked, given)
+    with kept_rows(config.out, question(config, card, given), progress) as journal:
+        steps = config.steps if config.method == "ig" else 0
+        made = build(local, targets, card, limits, steps, config.seed, progress, journal, sources)
+        if config.check:
+            made = made.check(config.check, config.seed, progress)
+        made.graph.save(config.out)
+        journal.remove()
     progress.say(f"graph written to {config.out}")
     return made.graph
 
@@ -167,7 +181,8 @@ def _cut(batch: Batch, n: int) -> Batch:
     return Batch(inputs, mask=short(batch.mask), targets=short(batch.targets))
 
 
-def _card(asked: Question, batch: Batch) -> GraphCard:
+def card_of(asked: Question, batch: Batch) -> GraphCard:
+    """Where a graph of one input comes from."""
     network, names = asked.network, {p.write: p.name for p in asked.network.parts()}
     ids = batch.inputs.get("input_ids")
     tokens = (
@@ -196,57 +211,3 @@ def _card(asked: Question, batch: Batch) -> GraphCard:
         shape=tuple(first.shape[1:2]),
         targets=[],
     )
-
-
-def described(graph: Graph, top: int = 12) -> tuple[dict, str]:
-    """What a graph says, as plain data and as text: how exact, how true, and the strongest edges into each target."""
-    card = graph.card
-    proof = card.certificate
-    targets = []
-    for t in graph.nodes.where("target").nonzero().squeeze(-1).tolist():
-        sources, weights = graph.rows.row(t)
-        order = weights.abs().argsort(descending=True)[:top].tolist()
-        edges = [{"source": graph.name(int(sources[i])), "weight": float(weights[i])} for i in order]
-        remainder = float(graph.rows.remainder[t])
-        targets.append({"name": graph.name(t), "value": float(graph.nodes.value[t]), "edges": edges, "rest": remainder})
-    kinds = {k: int(graph.nodes.where(k).sum()) for k in ("input", "bias", "error", "latent", "target")}
-    data = {
-        "nodes": kinds,
-        "edges": graph.n_edges,
-        "certificate": None if proof is None else proof.model_dump(mode="json"),
-        "live": card.live.model_dump(mode="json"),
-        "targets": targets,
-        "note": card.note,
-    }
-    return data, "\n\n".join([_headline(graph), _truth(graph), *(_edges(t) for t in targets[:3])])
-
-
-def _headline(graph: Graph) -> str:
-    card = graph.card
-    counts = ", ".join(f"{int(graph.nodes.where(k).sum()):,} {k}" for k in ("latent", "input", "error", "bias"))
-    said = (
-        f"{card.network}, {len(card.tokens) or (card.shape or (1,))[0]} places: {counts} nodes, {graph.n_edges:,} edges"
-    )
-    return said + (f"\n{card.note}" if card.note else "")
-
-
-def _truth(graph: Graph) -> str:
-    card, lines = graph.card, []
-    live = {"slope": card.live.slope, "R2": card.live.r2, "rank": card.live.rank}
-    lines.append("edges against live interventions   " + ", ".join(f"{k} {figure(v, 2)}" for k, v in live.items()))
-    proof = card.certificate
-    if proof is None:
-        return lines[0]
-    errors = {"rows": proof.row_sum_error, "clamp": proof.clamp_error, "curvature": proof.second_derivative}
-    said = ", ".join(f"{k} {v:.1e}" for k, v in errors.items() if v is not None)
-    lines.append(f"bookkeeping {'exact' if proof.exact else 'not exact':<22} {said}")
-    for f in proof.frozen:
-        share = f"{figure(f.share, 2)} of the targets' live change is lost (squared)"
-        lines.append(f"  frozen {f.rule} ({f.operation} in {len(f.modules)} modules) {share}")
-    return "\n".join(lines)
-
-
-def _edges(target: dict) -> str:
-    rows = [[e["source"], f"{e['weight']:+.3f}"] for e in target["edges"]]
-    rows.append(["all other edges", f"{target['value'] - sum(e['weight'] for e in target['edges']):+.3f}"])
-    return f"{target['name']} = {target['value']:.3f}\n" + table(["adds", "by"], rows)

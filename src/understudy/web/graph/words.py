@@ -1,5 +1,7 @@
 """Every node in words: what it is, what adds up to it, what it adds to."""
 
+from math import inf
+
 from understudy.core.records.graph_view import GraphView, ViewEdge, ViewNode
 from understudy.web.markup import Markup, join, tag
 from understudy.web.numerals import percent, plain
@@ -34,7 +36,8 @@ def _said(node: ViewNode) -> str:
         parts.append(f"{percent(node.influence)} of influence")
     if node.kind == "latent":
         silent = node.value <= node.threshold
-        parts.append(f"{'silent' if silent else 'on'}, threshold {plain(node.threshold)}")
+        threshold = "no threshold" if node.threshold == -inf else f"threshold {plain(node.threshold)}"
+        parts.append(f"{'silent' if silent else 'on'}, {threshold}")
     return ", ".join(parts)
 
 

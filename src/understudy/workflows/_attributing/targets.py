@@ -23,12 +23,13 @@ def chosen_targets(network: Network, sources: Sources, text: str, at: int, token
     if found is not None and not text.startswith("#"):
         return [_latent(network, sources, text, **found.groupdict())]
     if " - " in text.strip():
-        plus, minus = (_index(part, tokenizer) for part in text.split(" - ", 1))
+        plus, minus = (token_index(part, tokenizer) for part in text.split(" - ", 1))
         return [difference(local, plus, minus, at, text)]
-    return [output(local, _index(text, tokenizer), at, repr(text))]
+    return [output(local, token_index(text, tokenizer), at, repr(text))]
 
 
-def _index(text: str, tokenizer: Any) -> int:
+def token_index(text: str, tokenizer: Any) -> int:
+    """A token or #N as an output. Raises BadInput."""
     if re.fullmatch(r"#\d+", text.strip()):
         return int(text.strip()[1:])
     if tokenizer is None:
