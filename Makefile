@@ -3,8 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PEERS := benchmarks/peers
+RESULTS := benchmarks/results
+LIBRARIES := sae-lens eai-sparsify dictionary-learning circuit-tracer
 
-.PHONY: demo test test-long setup check clean demo-network zoo
+.PHONY: demo test test-long setup check clean demo-network zoo bench bench-peers
 
 demo: $(STAMP)
 	$(BIN)/understudy demo
@@ -39,6 +42,23 @@ demo-network: $(STAMP)
 
 zoo: $(STAMP)
 	$(BIN)/python -m tests.zoo.table > docs/zoo.md
+
+# On a machine that does nothing else: about two minutes, and six beside other libraries once they are installed.
+bench: $(STAMP)
+	$(BIN)/understudy bench step --out $(RESULTS)/step.json
+	$(BIN)/understudy bench harvest --out $(RESULTS)/harvest.json
+
+bench-peers: $(STAMP) $(patsubst %,$(PEERS)/%/.installed,$(LIBRARIES))
+	$(BIN)/understudy bench step --peers --peers-folder $(PEERS) --out $(RESULTS)/step-peers.json
+
+# Each in an environment of its own, as their requirements differ. eai-sparsify takes its GPU kernels where it finds
+# triton, and does not run without a GPU then.
+$(PEERS)/%/.installed: requirements.lock
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check $$(grep '^torch==' requirements.lock)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check $*
+	$(@D)/bin/python -m pip uninstall --quiet --yes triton
+	@touch $@
 
 clean:
 	rm -rf build dist src/*.egg-info .pytest_cache .ruff_cache

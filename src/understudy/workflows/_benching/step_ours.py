@@ -1,0 +1,81 @@
+"""Our training step: the Trainer that `understudy train` makes, on made rows."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from understudy.core import latents, top
+from understudy.core.batch import Batch
+from understudy.core.pattern import Decode, Sampled
+from understudy.core.site import Site
+from understudy.dictionaries import SAE
+from understudy.networks import AnyModule
+from understudy.workflows._benching.step_rows import rows
+from understudy.workflows._benching.stopwatch import Stopwatch
+from understudy.workflows._training.build import Plan
+from understudy.workflows._training.trainer import Trainer
+from understudy.workflows.train import TrainConfig, start
+
+SITE = Site("0")
+SAMPLE = 4096
+"""Rows that the starting point is made from."""
+STEPS = 400
+"""Of the run that the steps are the first of: sets the learning rate's warm-up, and when latents count as dead."""
+
+
+class Shape(NamedTuple):
+    """Width, latents, latents kept at a place, places a step."""
+
+    d: int
+    n: int
+    k: int
+    batch: int
+
+
+class Ours:
+    """A Trainer at the start of a run, and what it is fed."""
+
+    def __init__(self, shape: Shape, search: Any) -> None:
+        self.shape = shape
+        example = Batch({"input": torch.zeros(2, shape.d)})
+        network = AnyModule(nn.Sequential(nn.Identity()), example, ("row", "d"))
+        sample = next(rows(shape.d, SAMPLE, seed=1))
+        config = TrainConfig(
+            kind="sae", n_latents=shape.n, k=shape.k, batch=shape.batch, tokens=STEPS * shape.batch, search=search
+        )
+        plan = Plan(SAE, [[((SITE,), (SITE,))]])
+        self.trainer: Trainer = start(config, network, {SITE: sample}, plan)
+        self.data = rows(shape.d, shape.batch)
+
+    def next(self) -> Tensor:
+        return next(self.data)
+
+    def step(self, x: Tensor) -> dict[str, Tensor]:
+        return self.trainer.train_step({SITE: x})[0]
+
+    def encoder(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What the encoder multiplies: rows, W and b."""
+        pre = self.trainer.groups[0].members[0].pre({SITE: x})  # pyright: ignore[reportCallIssue]
+        return pre.x.detach(), pre.W.detach(), pre.b.detach()
+
+    @contextmanager
+    def watched(self, watch: Stopwatch) -> Iterator[None]:
+        """Inside, the time of a step goes to its parts."""
+        group, optimiser = self.trainer.groups[0], self.trainer.optimisers[0]
+        with (
+            watch.on(latents, "largest", "encode"),
+            watch.on(latents, "largest_of_candidates", "candidates"),
+            watch.on(top.Narrow, "__init__", "bf16 copy"),
+            watch.on(top.Narrow, "candidates", "encode"),
+            watch.on(top, "top", "top-k"),
+            watch.on(Decode, "forward", "decode"),
+            watch.on(Decode, "backward", "gradients"),
+            watch.on(Sampled, "backward", "gradients"),
+            watch.on(group, "before_step", "upkeep"),
+            watch.on(group, "after_step", "upkeep"),
+            watch.on(optimiser, "step", "Adam"),
+        ):
+            yield

@@ -1,0 +1,143 @@
+"""`bench harvest`: what harvesting and shuffling cost beside the network's bare forward pass."""
+
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import PositiveInt
+
+from understudy.core.batch import Batch
+from understudy.core.network import Network
+from understudy.core.records.config import Config
+from understudy.core.records.errors import BadInput
+from understudy.core.records.progress import SILENT, Progress
+from understudy.core.site import Site
+from understudy.networks import open_network
+from understudy.workflows._benching.machine import check_out, keep, machine
+from understudy.workflows._benching.quiet import Watch
+from understudy.workflows._data import open_sequences
+from understudy.workflows._training import harvest as harvesting
+from understudy.workflows._training.aims import objective
+from understudy.workflows._training.build import plan
+from understudy.workflows._training.decided import decided
+from understudy.workflows._training.harvest import Harvest
+from understudy.workflows.train import TrainConfig, check_config, chunk_sequences, start, starting_sample
+
+
+class BenchHarvestConfig(Config):
+    """What is harvested. Other choices are those of `understudy train`."""
+
+    network: str = "demo"
+    """demo, demo:NAME, hf:ORG/NAME, hf:PATH or py:package.module:function."""
+    kind: str = "transcoder"
+    """Kind of dictionary: decides what is read at `sites`."""
+    sites: str = "mlp"
+    """Short names, globs, paths or TransformerLens names, separated by commas."""
+    data: str = "stdlib"
+    """stdlib, text:FILE_OR_FOLDER_OR_GLOB or hf:DATASET[:SPLIT]."""
+    context: PositiveInt | None = None
+    """Tokens a sequence."""
+    n_latents: PositiveInt = 1024
+    """Latents of each dictionary that is trained for comparison."""
+    batch: PositiveInt = 2048
+    """Places a step."""
+    repeats: PositiveInt = 5
+    """Chunks that are timed."""
+    out: Path | None = None
+    """File for the same JSON."""
+
+
+def bench_harvest(config: BenchHarvestConfig, progress: Progress = SILENT) -> dict[str, Any]:
+    """Rates in places a second, and their ratio: harvesting one chunk after another as `train` does, against the same
+    batches through the network alone, in turns, up to the last site that is read. Shuffling is given as a share of
+    harvesting and shuffling, and of a training run. `conclusive` is false, and `exit_code` 1, where other work ran."""
+    options = {k: v for k, v in config if k not in ("repeats", "out")}
+    training = decided(TrainConfig(**options))
+    check_config(training)
+    check_out(config.out)
+    if objective(training, 0).needs != "rows":
+        raise BadInput(f"{config.kind} trains on whole sequences: nothing is shuffled, so there is nothing to compare.")
+    network = open_network(config.network, device="cpu")
+    what, watch = plan(network, config.kind, config.sites), Watch()
+    sequences = open_sequences(network, config.data, "train", config.context, 2_000_000)
+    chunk = chunk_sequences(network, sequences, what.sites)
+    harvest = Harvest(network, sequences, what.sites, 0, chunk)
+    trainer = start(training, network, starting_sample(harvest), what)
+    spent: dict[str, list[float]] = {"bare": [], "harvest": [], "shuffle": [], "train": []}
+    watch.look()
+    with progress.task("timing", config.repeats, "chunks") as task:
+        for number in range(1, config.repeats + 1):
+            batches = _batches(harvest, number)
+            with _timed(spent["bare"]):
+                _bare(network, batches, what.sites)
+            with _timed(spent["harvest"]):
+                rows = harvest.chunk(number)
+            with _timed(spent["shuffle"]):
+                served = list(harvest.shuffled(rows, number, config.batch))
+            with _timed(spent["train"]):
+                for acts in served:
+                    trainer.train_step(acts)
+            task.update(number)
+    watch.look()
+    seconds = {name: statistics.median(values) for name, values in spent.items()}
+    complaint = watch.seen.complaint
+    found = {
+        "conclusive": not complaint, "complaints": [complaint] if complaint else [], "exit_code": 1 if complaint else 0,
+        "network": network.name, "sites": [str(s) for s in what.sites], "places_a_chunk": harvest.n_rows,
+        "bare_rate": harvest.n_rows / seconds["bare"], "harvest_rate": harvest.n_rows / seconds["harvest"],
+        "ratio": statistics.median(b / h for b, h in zip(spent["bare"], spent["harvest"], strict=True)),
+        "shuffle_of_harvest": seconds["shuffle"] / (seconds["harvest"] + seconds["shuffle"]),
+        "shuffle_of_run": seconds["shuffle"] / (seconds["harvest"] + seconds["shuffle"] + seconds["train"]),
+        "seconds": seconds, "machine": machine(watch),
+    }  # fmt: skip
+    return keep(found, config.out)
+
+
+def _batches(harvest: Harvest, number: int) -> list[Batch]:
+    """What `harvest.chunk(number)` runs, ready."""
+    picked = harvest._order.batch(number, harvest.chunk_sequences)
+    size = harvesting.FORWARD_SEQUENCES
+    return [harvest.sequences.batch(picked[i : i + size]) for i in range(0, len(picked), size)]
+
+
+class _Reached(Exception):
+    """The last site that is read has fired."""
+
+
+@torch.no_grad()
+def _bare(network: Network, batches: Sequence[Batch], sites: Sequence[Site]) -> None:
+    """The forward pass alone, stopped where nothing further is needed. Nothing is kept."""
+    waiting: set[Site] = set()
+
+    def fired(site: Site) -> None:
+        waiting.discard(site)
+        if not waiting:
+            raise _Reached
+
+    modules = dict(network.module.named_modules())
+    handles = []
+    for site in (s for s in sites if not s.is_input):
+        module = modules[site.module]
+        if site.port == "in":
+            handles.append(module.register_forward_pre_hook(lambda *_, s=site: fired(s)))
+        else:
+            handles.append(module.register_forward_hook(lambda *_, s=site: fired(s)))
+    try:
+        for batch in batches:
+            waiting.update(s for s in sites if not s.is_input)
+            with suppress(_Reached):
+                network.forward(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _timed(into: list[float]) -> Iterator[None]:
+    begun = time.perf_counter()
+    yield
+    into.append(time.perf_counter() - begun)
