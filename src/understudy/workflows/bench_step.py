@@ -21,6 +21,8 @@ from understudy.workflows._benching.stopwatch import Stopwatch
 
 WARM_UP = 2
 """Steps before anything is timed."""
+COMPARED = 3
+"""Timed steps after which FVU is given: as many are taken at every speed."""
 SECONDS = 10.0
 """Of timed steps, after which no further turn begins."""
 MIN_RATE = 0.8
@@ -99,17 +101,16 @@ def _row(shape: Shape, search: str, config: BenchStepConfig, watch: Watch, progr
     for _ in range(WARM_UP):
         ours.step(ours.next())
     peak = peak_mib()
-    floor, step = _turns(ours, config.repeats)
+    floor, step, fvu = _turns(ours, config.repeats)
     parts = _parts(ours, min(2, config.repeats))
-    terms = ours.step(ours.next())
     row: dict[str, Any] = {
         "shape": shape._asdict(), "dtype": search, "ours_s": statistics.median(step),
         "floor_s": statistics.median(floor), "ratio_floor": _ratio(step, floor),
         "ratio_floor_each": [round(s / f, 3) for s, f in zip(step, floor, strict=True)],
         "floor_gflops": [round(2 * shape.batch * shape.d * shape.n / f / 1e9, 1) for f in floor],
         "peak_mib": None if peak is None or empty is None else peak - empty,
-        "parameters_and_optimiser_mib": 3 * _parameters_mib(ours), "fvu": float(terms["fvu"]),
-        "steps": ours.trainer.step, "parts": {k: v / min(floor) for k, v in parts.items()},
+        "parameters_and_optimiser_mib": 3 * _parameters_mib(ours), "fvu": fvu,
+        "steps": WARM_UP + min(COMPARED, len(step)), "parts": {k: v / min(floor) for k, v in parts.items()},
         "peers_s": {}, "ratio_fastest_peer": None,
     }  # fmt: skip
     if search == "bf16":
@@ -120,20 +121,21 @@ def _row(shape: Shape, search: str, config: BenchStepConfig, watch: Watch, progr
     return row
 
 
-def _turns(ours: Ours, repeats: int) -> tuple[list[float], list[float]]:
-    """Seconds of the floor and of the step, in turns."""
+def _turns(ours: Ours, repeats: int) -> tuple[list[float], list[float], float]:
+    """Seconds of the floor and of the step, in turns; and the FVU of the step after which rows are compared."""
     x, W, _ = ours.encoder(ours.next())
     product = torch.mm(x, W.T)
-    floor, step = [], []
-    while len(step) < min(3, repeats) or (len(step) < repeats and sum(step) < SECONDS):
+    floor, step, fvu = [], [], 0.0
+    while len(step) < min(COMPARED, repeats) or (len(step) < repeats and sum(step) < SECONDS):
         start = time.perf_counter()
         torch.mm(x, W.T, out=product)
         floor.append(time.perf_counter() - start)
         rows = ours.next()
         start = time.perf_counter()
-        ours.step(rows)
+        terms = ours.step(rows)
         step.append(time.perf_counter() - start)
-    return floor, step
+        fvu = float(terms["fvu"]) if len(step) <= COMPARED else fvu
+    return floor, step, fvu
 
 
 def _ratio(step: list[float], floor: list[float]) -> float:

@@ -26,7 +26,7 @@ def _lines(data: dict[str, Any]) -> list[str]:
 
 
 def _shape(row: dict[str, Any]) -> str:
-    return "x".join(str(v) for v in row["shape"].values())
+    return f"{row['shape']['d']}x{row['shape']['n']}"
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:
