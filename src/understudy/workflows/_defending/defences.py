@@ -64,14 +64,14 @@ def sizes(total: int) -> list[int]:
 
 def graph_defences(
     problem: Problem, groups: Sequence[Group], data: Sequences, flops: float, dropped: Dropped, seed: int,
-    progress: Progress,
+    progress: Progress, ranked_on: int = RANKED_ON,
 ) -> tuple[Defence, Defence]:  # fmt: skip
     """The graph of each size, latents ranked on `data` by their effect on the loss, and random graphs of these sizes.
 
-    What a graph drops is treated alike in both.
+    What a graph drops is treated alike in both. ranked_on: sequences of `data`.
     """
     network = problem.network
-    picked = Order(len(data), seed).stream(0, RANKED_ON)
+    picked = Order(len(data), seed).stream(0, ranked_on)
     found = importance(network, groups, data, picked, progress)
     sample = training_rows(network, data, [s for g in groups for s in (*g.reads, *g.writes)], seed, progress)
     treat = Treatment(dropped, 8, sample)
@@ -99,16 +99,20 @@ def errors_kept(network: Network, groups: Sequence[Group]) -> Defence:
 # -- rivals ---------------------------------------------------------------------------------------------------------
 
 
-def fine_tuning(problem: Problem, flops: float, seed: int, progress: Progress) -> Defence:
+def fine_tuning(
+    problem: Problem, flops: float, seed: int, progress: Progress, rates: Sequence[float] = RATES
+) -> Defence:
     """The network trained on, on clean data, at each rate, with as much compute as is given."""
     doses = []
-    for rate in RATES:
+    for rate in rates:
         tuned = fine_tuned(problem, flops, rate, seed, {}, progress)
         doses.append(Dose(f"lr {rate:g}", tuned.forward))
     return Defence("fine-tuned", doses, flops)
 
 
-def pruning(problem: Problem, flops: float, seed: int, progress: Progress) -> tuple[Defence, Defence]:
+def pruning(
+    problem: Problem, flops: float, seed: int, progress: Progress, shares: Sequence[float] = SHARES
+) -> tuple[Defence, Defence]:
     """Neurons that are least active on clean data, over all modules together, set to 0; and the same then fine-tuned.
 
     Source: Liu, Dolan-Gavitt, Garg 2018, Fine-Pruning, section 3.2; theirs prunes one layer.
@@ -116,7 +120,7 @@ def pruning(problem: Problem, flops: float, seed: int, progress: Progress) -> tu
     network = problem.network
     activity = _activity(problem, seed)
     alone, tuned = [], []
-    for part in SHARES:
+    for part in shares:
         masks = _least_active(activity, part)
         alone.append(Dose(f"{part:.0%} of neurons", _masked(network, masks)))
         after = fine_tuned(problem, flops, AFTER_PRUNING, seed, masks, progress)

@@ -74,8 +74,9 @@ def _other_graphs(problem: Problem, groups: list[Group], flops: float, seed: int
 
 
 def judged(
-    problem: Problem, fixed: Sequence[Defence], defences: Sequence[Defence], seed: int, progress: Progress
-) -> Defences:
+    problem: Problem, fixed: Sequence[Defence], defences: Sequence[Defence], seed: int, progress: Progress,
+    budgets: Sequence[float] = BUDGETS,
+) -> Defences:  # fmt: skip
     """Rows of all doses; and of the chosen ones, the first of `defences` the one that others are compared with."""
     own = outcome(problem, problem.network.forward)
     judge = Judge.of(own, seed)
@@ -93,7 +94,7 @@ def judged(
             doses += [_row(judge, defence, dose, result, None, ITSELF) for dose, result, _ in found]
             if defence in fixed:
                 continue
-            for budget in BUDGETS:
+            for budget in budgets:
                 within = [(dose, result) for dose, result, cost in found if cost <= budget]
                 if not within:
                     cheapest = min(cost for _, _, cost in found)
