@@ -52,10 +52,10 @@ CONTEXT, POISONED = 64, 0.25
 STEPS, BATCH, LR = 200, 32, 5e-4
 TEXTS = 256
 """Of each kind that a defence is chosen by or judged on."""
-N_LATENTS, K, PLACES, RANKED_ON = 512, 32, 200_000, 512
+N_LATENTS, K, PLACES, RANKED_ON = 512, 32, 150_000, 512
 BUDGETS = (0.1, 0.3, 0.6)
 """Nats of clean loss. Larger than the organism's: what all latents together miss costs more here."""
-RATES, SHARES = (3e-4, 1e-3, 3e-3), (0.25, 0.5, 0.75)
+RATES, SHARES = (1e-3, 3e-3), (0.5,)
 
 
 @dataclass(frozen=True)

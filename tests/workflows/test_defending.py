@@ -17,6 +17,8 @@ from understudy.workflows._defending.defences import (
     _least_active,
     _masked,
     fine_tuned,
+    fine_tuning,
+    pruning,
     sizes,
 )
 from understudy.workflows._defending.judged import defend, judged
@@ -87,6 +89,20 @@ def test_the_strongest_dose_within_the_budget_is_taken_whatever_it_does_to_the_a
         within = [d for d in doses if costs[d.name] - costs["0"] <= budget]
         assert row.dose == within[-1].name != "30"
     assert [r.dose for r in out.doses] == ["0", "0.2", "30", "30"]
+
+
+def test_a_network_whose_doses_cost_more_is_given_budgets_of_its_own(problem):
+    i = backdoor._ID["i"]
+    doses = [Dose(f"{by:g}", shifted(problem, i, by)) for by in (0.0, 30.0)]
+    out = judged(problem, [], [Defence("a", doses, 1.0)], 0, SILENT, (0.01, 100.0))
+    assert [(r.budget, r.dose) for r in out.chosen] == [(0.01, "0"), (100.0, "30")]
+
+
+def test_the_doses_are_those_that_are_asked_for(problem):
+    flops = 6.0 * parameters(problem.network) * 32 * 64
+    assert [d.name for d in fine_tuning(problem, flops, 0, SILENT, (1e-3, 2e-3)).doses] == ["lr 0.001", "lr 0.002"]
+    for defence in pruning(problem, flops, 0, SILENT, (0.3,)):
+        assert [d.name for d in defence.doses] == ["30% of neurons"]
 
 
 def test_fine_tuning_learns_on_a_copy_with_the_compute_it_is_given(problem):
