@@ -165,10 +165,11 @@ def _prompt(config: BenchGraphConfig, network: Network, data: str) -> list[int]:
 
 
 def _process(command: list[str], asked: dict[str, Any]) -> dict[str, Any]:
-    """What a process answers. Raises UnderstudyError with what it said where it failed."""
+    """What a process answers. Raises UnderstudyError with the last it said where it failed."""
     done = subprocess.run(command, input=json.dumps(asked), capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise UnderstudyError(f"{' '.join(command)} failed: {done.stderr.strip()[-1500:]}")
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise UnderstudyError(f"{' '.join(command)} failed: {last}")
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
