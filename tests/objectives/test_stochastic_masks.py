@@ -5,6 +5,7 @@ import torch
 
 from tests.contracts.customers import Net
 from tests.dictionaries.test_components import D, N, all_open, network, started
+from tests.objectives.slopes import numeric_slope
 from understudy.core.batch import Batch
 from understudy.core.dictionary import Group
 from understudy.core.objective import OnSequences, TrainingState
@@ -109,14 +110,7 @@ def test_gradients_reach_every_factor_and_gate_and_are_those_of_the_loss():
     for name, parameter in group.named_parameters():
         assert parameter.grad is not None, name
         entry = int(parameter.grad.abs().argmax())
-        ends = []
-        with torch.no_grad():
-            before = parameter.view(-1)[entry].item()
-            for sign in (1, -1):
-                parameter.view(-1)[entry] = before + sign * step
-                ends.append(evaluated(objective, group, net).total.item())
-            parameter.view(-1)[entry] = before
-        numeric = (ends[0] - ends[1]) / (2 * step)
+        numeric = numeric_slope(lambda: evaluated(objective, group, net).total.item(), parameter, entry, step)
         assert parameter.grad.view(-1)[entry].item() == pytest.approx(numeric, rel=0.1, abs=2e-4), name
 
 

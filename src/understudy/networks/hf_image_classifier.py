@@ -46,12 +46,9 @@ class HFImageClassifier(HFStack):
     def sequences(self, split: str) -> Sequences | None:
         return None if self.images is None else self.images.split(split)
 
-    def _forward(self, batch: Batch) -> Any:
-        return self.module(pixel_values=batch.inputs["pixel_values"].to(self._dtype))
-
     def forward(self, batch: Batch) -> Any:
         """A ModelOutput with `logits` [batch, class]."""
-        return self._forward(batch)
+        return self.module(pixel_values=batch.inputs["pixel_values"].to(self._dtype))
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -66,7 +63,7 @@ class HFImageClassifier(HFStack):
         first = self.module.get_submodule(self._block_paths[0])
         handle = first.register_forward_pre_hook(lambda _, args: found.append(args[0]))
         try:
-            self._forward(self.example())
+            self.forward(self.example())
         finally:
             handle.remove()
         if not found or found[0].dim() != 3:
