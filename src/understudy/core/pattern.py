@@ -6,6 +6,8 @@ R rows, L latents, Z kept occurrences. No tensor of shape [R, k, d] is built, an
 import warnings
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.util import find_spec
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -56,6 +58,8 @@ class Pattern:
         """left[row] . right[id] for each occurrence."""
         if len(self.ids) == 0:
             return left.new_zeros(0)
+        if (kernels := kernels_for(left)) is not None and left.dtype == right.dtype:
+            return kernels.dot(self.ids, self.offsets, left, right)
         fused = left.device.type == "cpu" and left.dtype == right.dtype and left.dtype in (torch.float32, torch.float64)
         if len(self.ids) * (FUSED_SHARE if fused else DENSE_SHARE) >= len(left) * len(right):
             return _dot_dense(self, left, right)
@@ -96,9 +100,20 @@ def _stable_order(ids: Tensor, n: int) -> Tensor:
     return torch.argsort(ids, stable=True)
 
 
+def kernels_for(like: Tensor) -> ModuleType | None:
+    """The Triton kernels (`core/kernels.py`) where they serve: on a GPU, at fp32 or less, where triton is installed."""
+    if like.device.type != "cuda" or like.dtype == torch.float64 or find_spec("triton") is None:
+        return None
+    from understudy.core import kernels
+
+    return kernels
+
+
 def _bag(ids: Tensor, table: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
     if len(ids) == 0:
         return table.new_zeros(len(offsets) - 1, table.shape[1])
+    if (kernels := kernels_for(table)) is not None:
+        return kernels.bag(ids, table, offsets, weights)
     return F.embedding_bag(
         ids, table, offsets, mode="sum", per_sample_weights=weights.to(table.dtype), include_last_offset=True
     )
