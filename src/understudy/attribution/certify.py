@@ -10,14 +10,15 @@ from torch import Tensor
 from understudy.attribution.local import LocalPass, Seen, Slot
 from understudy.attribution.rows import Engine, Target
 from understudy.attribution.sources import Sources
+from understudy.core.bootstrap import Bootstrap
+from understudy.core.correlation import spearman
 from understudy.core.graph import Graph
 from understudy.core.records.graph import Certificate, Frozen, Live
-from understudy.core.records.metric import Measured, Metric, NotMeasured
+from understudy.core.records.metric import Metric, NotMeasured
 from understudy.core.records.progress import SILENT, Progress
 
 TOLERANCE = 1e-4
 """Relative error above which a graph of fp32 is not called exact."""
-RESAMPLES = 1000
 ABLATED = 12
 """Sources ablated to say how much of the targets' variation each kind of freezing loses."""
 
@@ -125,9 +126,7 @@ def frozen_shares(local: LocalPass, sources: Sources, targets: Sequence[Target],
         thawed = [r for r in rules if r not in (rule, "routing")]
         frozen = changes(lambda leaves, thawed=thawed: local.run(leaves, thawed=thawed))
         lost, whole = ((live - frozen) ** 2).sum(1), (live**2).sum(1)
-        share = (
-            _ratio(lost, whole, "fraction", seed) if len(chosen) > 1 else NotMeasured(not_measured="too few sources")
-        )
+        share = _share(lost, whole, seed)
         out.append(Frozen(rule=rule, operation=operation, modules=modules, share=share))
     return out
 
@@ -164,43 +163,39 @@ def live_agreement(
             found.append(torch.stack([-graph.rows.weights[out], change], 1))
     if len(found) < 2:
         nothing = NotMeasured(not_measured=f"{len(found)} latents have an edge; at least 2 are needed")
-        return Live(slope=nothing, r2=nothing, rank=nothing)
+        return Live(slope=nothing, r2=nothing, r2_median=nothing, r2_scaled=nothing, rank=nothing)
     return _figures([f.double().numpy() for f in found], seed)
 
 
 def _figures(found: list[np.ndarray], seed: int) -> Live:
-    sums = np.array([[(f[:, 0] ** 2).sum(), (f[:, 0] * f[:, 1]).sum(), (f[:, 1] ** 2).sum()] for f in found])
-    sums = np.concatenate([sums, [[((f[:, 1] - f[:, 0]) ** 2).sum()] for f in found]], 1)
-    drawn = _resamples(len(found), seed)
-    total = drawn @ sums
-    slope = _metric(sums[:, 1].sum() / sums[:, 0].sum(), total[:, 1] / total[:, 0], "ratio", len(found))
-    r2 = _metric(1 - sums[:, 3].sum() / sums[:, 2].sum(), 1 - total[:, 3] / total[:, 2], "fraction", len(found))
-    pairs = np.concatenate(found)
-    ranks = [
-        _spearman(np.concatenate([found[i] for i in np.repeat(np.arange(len(found)), d)]))
-        for d in drawn[:200].astype(int)
-    ]
-    return Live(slope=slope, r2=r2, rank=_metric(_spearman(pairs), np.array(ranks), "correlation", len(found)))
+    """found: for each removed latent its (predicted, measured) pairs, [n, 2]. Pairs count, so latents with many edges
+    weigh more."""
+    pp, pm, mm = (np.array([f[:, i] @ f[:, j] for f in found]) for i, j in ((0, 0), (0, 1), (1, 1)))
+    missed = mm - 2 * pm + pp
+    with np.errstate(divide="ignore", invalid="ignore"):
+        slopes = (pm.sum() - pm) / (pp.sum() - pp)
+        each = 1 - missed / mm
+    bootstrap = Bootstrap(len(found), seed)
+
+    def r2(missed: np.ndarray) -> Metric:
+        return bootstrap.figure(lambda missed, mm: 1 - missed / mm, "fraction", missed=missed, mm=mm)
+
+    return Live(
+        slope=bootstrap.ratio(pm, pp, "ratio"),
+        r2=r2(missed),
+        r2_median=bootstrap.over_resamples(lambda i: _median(each[i]), "fraction", 1000),
+        r2_scaled=r2(mm - 2 * slopes * pm + slopes**2 * pp),
+        rank=bootstrap.over_resamples(lambda i: spearman(np.concatenate([found[j] for j in i])), "correlation"),
+    )
 
 
-def _spearman(pairs: np.ndarray) -> float:
-    ranks = np.argsort(np.argsort(pairs, axis=0), axis=0).astype(float)
-    a, b = (ranks - ranks.mean(0)).T
-    return float((a @ b) / max(np.sqrt((a @ a) * (b @ b)), 1e-30))
+def _median(values: np.ndarray) -> float:
+    """Of those that are defined."""
+    known = values[np.isfinite(values)]
+    return float(np.median(known)) if len(known) else float("nan")
 
 
-def _resamples(n: int, seed: int) -> np.ndarray:
-    """How often each of n units is drawn, in each resample."""
-    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), RESAMPLES).astype(float)
-
-
-def _ratio(over: np.ndarray, under: np.ndarray, unit: str, seed: int) -> Metric:
-    if not under.sum() > 0:
+def _share(lost: np.ndarray, whole: np.ndarray, seed: int) -> Metric:
+    if not whole.sum() > 0:
         return NotMeasured(not_measured="no ablation changed a target")
-    drawn = _resamples(len(over), seed)
-    return _metric(over.sum() / under.sum(), drawn @ over / np.maximum(drawn @ under, 1e-300), unit, len(over))
-
-
-def _metric(value: float, resampled: np.ndarray, unit: str, n: int) -> Measured:
-    low, high = np.quantile(resampled, [0.025, 0.975])
-    return Measured(value=float(value), low=float(min(low, value)), high=float(max(high, value)), unit=unit, n=n)
+    return Bootstrap(len(whole), seed).ratio(lost, whole, "fraction")

@@ -1,12 +1,12 @@
 """What is measured, over which sums, with which intervals. One file for each question."""
 
+from understudy.core.bootstrap import Bootstrap as Bootstrap
 from understudy.metrics.behaviour import ArmSums as ArmSums
 from understudy.metrics.compute import PowerLaw as PowerLaw
 from understudy.metrics.compute import equivalent_compute as equivalent_compute
 from understudy.metrics.compute import power_law as power_law
 from understudy.metrics.error import ErrorFit as ErrorFit
 from understudy.metrics.error import ErrorSums as ErrorSums
-from understudy.metrics.intervals import Bootstrap as Bootstrap
 from understudy.metrics.ngram import NGrams as NGrams
 from understudy.metrics.ngram import equivalent_ngram as equivalent_ngram
 from understudy.metrics.reconstruction import Reconstruction as Reconstruction

@@ -7,9 +7,9 @@ import numpy as np
 from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
+from understudy.core.bootstrap import Bootstrap
 from understudy.core.records.errors import NonFiniteLoss, UnknownName, WrongShape
 from understudy.core.records.metric import Metric, NotMeasured
-from understudy.metrics.intervals import Bootstrap
 
 ALL = "all"
 POSITION_STARTS = (0, 1, 4, 16, 64, 256, 1024, 4096)

@@ -5,9 +5,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Shaped
 
+from understudy.core.bootstrap import Bootstrap
 from understudy.core.records.errors import WrongShape
 from understudy.core.records.metric import Metric, NotMeasured
-from understudy.metrics.intervals import Bootstrap
 
 
 def equivalent_compute(

@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from understudy.core.bootstrap import Bootstrap
 from understudy.core.records.errors import WrongShape
 from understudy.core.records.metric import Metric, NotMeasured
-from understudy.metrics.intervals import Bootstrap
 
 RIDGE = 1e-4
 """Of the mean square of an input coordinate, added to the diagonal of its covariance."""

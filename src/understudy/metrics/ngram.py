@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
+from understudy.core.bootstrap import Bootstrap
 from understudy.core.records.errors import BadData, WrongShape
 from understudy.core.records.metric import Metric, NotMeasured
-from understudy.metrics.intervals import Bootstrap
 
 _ROWS_AT_ONCE = 1 << 20
 

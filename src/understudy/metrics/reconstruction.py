@@ -7,11 +7,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from understudy.core.bootstrap import Bootstrap
 from understudy.core.latents import CHUNK_BYTES
 from understudy.core.records.errors import BadActivations, WrongShape
 from understudy.core.records.metric import Metric, NotMeasured
 from understudy.core.site import Site
-from understudy.metrics.intervals import Bootstrap
 
 _CONSTANT = 1e-13
 """Share of the mean square below which the variance is the rounding of fp32, not signal."""

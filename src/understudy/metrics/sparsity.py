@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from understudy.core.bootstrap import Bootstrap
 from understudy.core.latents import Latents
 from understudy.core.records.errors import WrongShape
 from understudy.core.records.metric import Metric, NotMeasured, exact
-from understudy.metrics.intervals import Bootstrap
 
 _COLUMNS = 256
 

@@ -23,10 +23,10 @@ from understudy.core.records.errors import BadFolder, BadInput, TooLarge
 from understudy.core.records.graph import DictionaryCard, GraphCard
 from understudy.core.records.progress import SILENT, Progress
 from understudy.data.packing import separator_of
-from understudy.networks import open_network
 from understudy.workflows._attributing.resuming import kept_rows, question
 from understudy.workflows._attributing.targets import chosen_targets
 from understudy.workflows._data import open_sequences
+from understudy.workflows._opening import open_network
 from understudy.workflows.evaluate import open_run
 
 

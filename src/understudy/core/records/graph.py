@@ -70,7 +70,12 @@ class Live(Record):
     slope: Metric = NOT_CHECKED
     """Measured change regressed on predicted change, through 0; 1 is perfect."""
     r2: Metric = NOT_CHECKED
-    """1 - sum (measured - predicted)^2 / sum measured^2."""
+    """1 - sum (measured - predicted)^2 / sum measured^2, over all removed latents: those with large norms decide it."""
+    r2_median: Metric = NOT_CHECKED
+    """The median of the removed latents' own R2, of those that changed anything."""
+    r2_scaled: Metric = NOT_CHECKED
+    """R2 with the edges of every removed latent multiplied by the slope of the others: how much of what is wrong is one
+    factor for all. The interval holds these slopes fixed."""
     rank: Metric = NOT_CHECKED
     """Spearman's correlation of predicted and measured changes."""
 

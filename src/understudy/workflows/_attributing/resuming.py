@@ -22,7 +22,7 @@ def kept_rows(out: Path, question: dict[str, Any], progress: Progress) -> Iterat
     """Where finished rows are kept until the graph is: OUT.part. Raises BadFolder where they are of another question,
     and while another process makes the same graph."""
     path = out.with_name(out.name + ".part")
-    with RunFolder(path).locked():
+    with RunFolder(path).locked("making a graph"):
         journal = ChunkFolder(path, question, {"torch": torch.__version__, "threads": torch.get_num_threads()})
         if journal.n_chunks:
             progress.say(f"carrying on from {journal.n_chunks} blocks of rows in {path}{journal.differs}")

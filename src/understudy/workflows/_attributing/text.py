@@ -1,6 +1,7 @@
 """A graph in words: how exact, how true, and the strongest edges into each target."""
 
 from understudy.core.graph import Graph
+from understudy.core.records.metric import Measured
 from understudy.core.records.summary import figure, table
 
 
@@ -30,9 +31,8 @@ def described(graph: Graph, top: int = 12) -> tuple[dict, str]:
 def _headline(graph: Graph) -> str:
     card = graph.card
     counts = ", ".join(f"{int(graph.nodes.where(k).sum()):,} {k}" for k in ("latent", "input", "error", "bias"))
-    said = (
-        f"{card.network}, {len(card.tokens) or (card.shape or (1,))[0]} places: {counts} nodes, {graph.n_edges:,} edges"
-    )
+    places = len(card.tokens) or int(graph.nodes.place[~graph.nodes.where("target")].max()) + 1
+    said = f"{card.network}, {places} places: {counts} nodes, {graph.n_edges:,} edges"
     return said + (f"\n{card.note}" if card.note else "")
 
 
@@ -40,9 +40,12 @@ def _truth(graph: Graph) -> str:
     card, lines = graph.card, []
     live = {"slope": card.live.slope, "R2": card.live.r2, "rank": card.live.rank}
     lines.append("edges against live interventions   " + ", ".join(f"{k} {figure(v, 2)}" for k, v in live.items()))
+    if isinstance(card.live.r2, Measured):
+        rest = f"R2 {figure(card.live.r2_median, 2)}; all edges scaled alike {figure(card.live.r2_scaled, 2)}"
+        lines.append(f"  of the median latent             {rest}")
     proof = card.certificate
     if proof is None:
-        return lines[0]
+        return "\n".join(lines)
     errors = {"rows": proof.row_sum_error, "clamp": proof.clamp_error, "curvature": proof.second_derivative}
     said = ", ".join(f"{k} {v:.1e}" for k, v in errors.items() if v is not None)
     lines.append(f"bookkeeping {'exact' if proof.exact else 'not exact':<22} {said}")

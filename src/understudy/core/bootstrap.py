@@ -5,7 +5,7 @@ from math import prod, sqrt
 from statistics import NormalDist
 
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 
 from understudy.core.records.errors import WrongShape
 from understudy.core.records.metric import Measured, Metric, NotMeasured
@@ -119,6 +119,15 @@ class Bootstrap:
         """
         n = self.n_units if present is None else self.units(present)
         return self.summarise(self.draws(statistic, **arrays), unit, n)
+
+    def over_resamples(
+        self, statistic: Callable[[Int[np.ndarray, " m"]], float], unit: str, n_resamples: int = 200
+    ) -> Metric:
+        """A figure that is no function of sums, e.g. a rank correlation. The statistic gets the indices of the
+        sequences that were drawn, those drawn twice twice."""
+        index = np.arange(self.n_sequences)
+        draws = [statistic(np.repeat(index, times)) for times in self._weights[: 1 + n_resamples]]
+        return self.summarise(np.array(draws, np.float64), unit, self.n_units)
 
     def ratio(
         self, numerator: Shaped[np.ndarray, " n_seq"], denominator: Shaped[np.ndarray, " n_seq"], unit: str

@@ -128,3 +128,14 @@ def test_clusters_are_drawn_whole():
     assert clustered.n == 40
     assert (clustered.low, clustered.value, clustered.high) == pytest.approx((alone.low, alone.value, alone.high))
     assert naive.high - naive.low < 0.6 * (alone.high - alone.low)
+
+
+def test_a_figure_that_is_no_function_of_sums_sees_the_same_resamples():
+    x = np.random.default_rng(12).normal(size=30)
+    bootstrap = Bootstrap(30, seed=3, n_resamples=200)
+    by_index = measured(bootstrap.over_resamples(lambda i: float(x[i].mean()), "nats"))
+    by_sums = measured(bootstrap.ratio(x, np.ones(30), "nats"))
+    for name in ("value", "low", "high"):
+        assert getattr(by_index, name) == pytest.approx(getattr(by_sums, name))
+    assert (by_index.unit, by_index.n) == ("nats", 30)
+    assert isinstance(Bootstrap(1).over_resamples(lambda i: 1.0, "nats"), NotMeasured)
