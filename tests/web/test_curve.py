@@ -4,6 +4,7 @@ import pytest
 
 from tests.web.reports import HOSTILE
 from tests.web.test_page import Document
+from understudy.core.records.expressed import Expressed, Expressions
 from understudy.core.records.graph_curve import SELECTIONS, GraphCurve, Size
 from understudy.core.records.metric import Measured, NotMeasured
 from understudy.web.curve import render
@@ -43,6 +44,29 @@ def test_the_page_shows_every_graph_and_loads_nothing(measured):
     assert ("not measured" in page) is True
     assert "src=" not in page
     assert ("321" in page) is measured
+
+
+def expressions(measured: bool) -> Expressions:
+    m = nats(0.5) if measured else NO
+    row = {"error": nats(2), "in_place": m, "kl": m, "kl_in_place": m, "r2": m, "rank": m, "r2_linear": m}
+    rows = [
+        Expressed(selection=s, nodes=n, r2_in_place=m, than_linear=m, **row)
+        for s in ("graph", "random")
+        for n in (9, 80)
+    ]
+    return Expressions(edits=64, whole_error=0.0, mass=m, rows=rows)
+
+
+@pytest.mark.parametrize("measured", [True, False])
+def test_expressions_stand_on_the_page_where_they_were_asked_for(measured):
+    asked = curve().model_copy(update={"expression": expressions(measured)})
+    page = render(asked)
+    Document(page)
+    assert "As expressions" in page
+    assert page.count("<polyline") == (12 + 6 if measured else 12)
+    assert ("No KL: not here" in page) is not measured
+    assert ("no KL: not here" in str(asked)) is not measured
+    assert "As expressions" not in render(curve())
 
 
 @pytest.mark.parametrize("name", HOSTILE)

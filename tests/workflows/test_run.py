@@ -182,7 +182,8 @@ def test_a_graph_runs_on_its_own_input(graph):
 
 def test_a_graph_is_evaluated_by_its_own_numbers(graph, finished, tmp_path):
     _, path = graph
-    found = run(RunConfig(source=path, nodes="20,100", expression=True, out=tmp_path / "x")).expression
+    curve = run(RunConfig(source=path, nodes="20,100", expression=True, out=tmp_path / "x"))
+    found = curve.expression
     assert found.whole_error < 1e-3
     assert {(r.selection, r.nodes) for r in found.rows if r.selection != GRAPH} == {
         (name, m) for name in (RANDOM, "top_activation") for m in (20, 100)
@@ -191,12 +192,17 @@ def test_a_graph_is_evaluated_by_its_own_numbers(graph, finished, tmp_path):
     whole = max((r for r in found.rows if r.selection == GRAPH), key=lambda r: r.nodes)
     assert whole.error.value < rows[RANDOM, 20].error.value
     assert rows[GRAPH, 100].error.value < rows[RANDOM, 100].error.value
+    assert 0.5 < found.mass.value <= 1
+    in_place = {(s.selection, s.nodes): s.kl.value for s in curve.sizes}
     for row in found.rows:
+        # What is seen among some outputs is at most what is seen among all.
+        assert 0 <= found.mass.value * row.kl_in_place.value <= in_place[row.selection, row.nodes] + 1e-6
         assert row.than_linear.value == pytest.approx(row.r2.value - row.r2_linear.value, abs=1e-9)
         assert row.r2.value <= 1
         assert abs(row.rank.value) <= 1
     assert "no block of the network runs" in str(found)
     assert max(map(len, str(found).splitlines())) <= 110
+    assert "over the targets alone" in render(curve)
     with pytest.raises(BadInput, match="the edges of one input"):
         run(RunConfig(source=finished.folder.path, expression=True))
 
@@ -215,6 +221,24 @@ def test_edits_of_the_live_network_are_what_interventions_by_name_do(graph, fini
     torch.testing.assert_close(live.changes[0], expected, atol=1e-4, rtol=1e-3)
     shown = made.nodes.value[live.targets].double()
     torch.testing.assert_close(live.clean[0], shown, atol=1e-3, rtol=1e-4)
+
+
+def test_the_divergence_among_targets_is_that_of_the_distribution_over_them(graph, finished):
+    made, _ = graph
+    live = _Live(made, finished.network, finished.groups, own_input(made), 0)
+    outputs = [made.card.targets[int(i)].output for i in made.nodes.latent[live.targets]]
+    with torch.no_grad():
+        p = finished.network.forward(own_input(made)).logits[0, int(live.places[0])].double().softmax(-1)[outputs]
+    assert live.mass.value == pytest.approx(float(p.sum()), abs=1e-6)
+    assert live._kl(live.clean[0]).value == pytest.approx(0, abs=1e-12)
+    assert live._kl(live.clean[0] + 3.0).value == pytest.approx(0, abs=1e-12), "what is added to all changes nothing"
+    p = p / p.sum()
+    moved = live.clean[0].clone()
+    moved[0] += 1.5
+    q = p.clone()
+    q[0] *= torch.tensor(1.5).double().exp()
+    q = q / q.sum()
+    assert live._kl(moved).value == pytest.approx(float((p * (p / q).log()).sum()), abs=1e-6)
 
 
 def test_a_graphs_features_run_on_data(graph, text, tmp_path):

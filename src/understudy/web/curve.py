@@ -7,6 +7,7 @@ from understudy.web.markup import Child, Markup, join, tag
 from understudy.web.numerals import figure, percent
 from understudy.web.page import document
 from understudy.web.scales import Scale
+from understudy.web.sections.expressions import expressions
 from understudy.web.sections.rivals import VERDICTS
 from understudy.web.tables import section, table
 
@@ -15,7 +16,8 @@ LOOKS = {name: f"s{2 * i}" for i, name in enumerate(SELECTIONS)}
 
 def render(curve: GraphCurve) -> str:
     """The page for `curve`. Every text in it is escaped."""
-    parts = [_pictures(curve), _table(curve), _enough(curve), _how(curve)]
+    said = [] if curve.expression is None else [expressions(curve.expression)]
+    parts = [_pictures(curve), _table(curve), *said, _enough(curve), _how(curve)]
     return document(
         f"Understudy: graphs of {curve.source}",
         tag("a", "Skip to the figures", href="#main", class_="skip"),

@@ -102,7 +102,7 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
 HOLDER = """
 import sys, time
 from understudy.core.records.artifact import RunFolder
-with RunFolder(sys.argv[1]).locked():
+with RunFolder(sys.argv[1]).locked("making a graph"):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -112,7 +112,9 @@ def test_two_processes_cannot_have_one_folder_and_death_frees_it(tmp_path):
     with subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "held\n"
         with (
-            pytest.raises(BadFolder, match=rf"another process is training in {tmp_path}"),
+            pytest.raises(
+                BadFolder, match=rf"another process has {tmp_path}: making a graph \(process {other.pid}\)\."
+            ),
             RunFolder(tmp_path).locked(),
         ):
             pass

@@ -67,15 +67,16 @@ class RunFolder:
             raise
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """This process's alone until the block or the process ends, however it ends. Raises BadFolder.
+    def locked(self, doing: str = "training") -> Iterator[None]:
+        """This process's alone until the block or the process ends, however it ends.
 
-        Makes the folder; folders made here and still empty afterwards are removed.
+        doing: what another process that wants the folder is told, in the BadFolder it raises. Makes the folder; folders
+        made here and still empty afterwards are removed.
         """
         made = [p for p in (self.path, *self.path.parents) if not p.exists()]
         with self._writing():
             self.path.mkdir(parents=True, exist_ok=True)
-            held = self._lock()
+            held = self._lock(doing)
         try:
             yield
         finally:
@@ -85,7 +86,7 @@ class RunFolder:
                 for path in made:
                     path.rmdir()
 
-    def _lock(self) -> int:
+    def _lock(self, doing: str) -> int:
         path = self.file(".lock")
         while True:
             held = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -93,11 +94,14 @@ class RunFolder:
                 if fcntl is not None:
                     fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if path.exists() and path.stat().st_ino == os.fstat(held).st_ino:
+                    os.ftruncate(held, 0)
+                    os.write(held, f"{doing} (process {os.getpid()})".encode())
                     return held
             except BlockingIOError:
+                other = os.read(held, 200).decode(errors="replace") or "at work"
                 os.close(held)
                 raise BadFolder(
-                    f"another process is training in {self.path}. Wait until it ends, or choose another --out."
+                    f"another process has {self.path}: {other}. Wait until it ends, or choose another --out."
                 ) from None
             os.close(held)  # whoever had it has just ended and removed the file
 

@@ -13,6 +13,11 @@ class Expressed(Record):
     in_place: Metric
     """The same where the network's blocks run with the graph in their place: NotMeasured for targets that are not
     outputs."""
+    kl: Metric
+    """KL(network || expression) of the choice among the targets alone, each distribution renormalised over them: an
+    expression has no other outputs. NotMeasured where the targets are not outputs of one place, or are one."""
+    kl_in_place: Metric
+    """The same where the network's blocks run with the graph in their place."""
     r2: Metric
     """1 - sum (predicted - live)^2 / sum live^2 of the targets' changes, when latents of the whole graph are removed
     one at a time; live: from the network with nothing frozen. A latent that is not kept is predicted to do nothing."""
@@ -33,6 +38,8 @@ class Expressions(Record):
     """Latents removed, one at a time, the same in every row."""
     whole_error: float
     """Largest |value - clean value| with everything kept, errors and remainders measured: bookkeeping."""
+    mass: Metric
+    """The network's probability of the targets together: what `kl` sees of the output."""
     rows: list[Expressed]
 
     def __str__(self) -> str:

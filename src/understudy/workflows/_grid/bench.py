@@ -12,10 +12,10 @@ from understudy.core.records.artifact import RunFolder
 from understudy.core.records.config import Config
 from understudy.core.records.errors import BadData, BadInput
 from understudy.data import Order
-from understudy.networks import open_network
 from understudy.workflows._data import DEFAULT_CONTEXT, open_sequences
 from understudy.workflows._grid.measure import Judging
 from understudy.workflows._grid.together import Bench
+from understudy.workflows._opening import open_network
 from understudy.workflows._training.build import plan
 from understudy.workflows.train import Count, TrainConfig
 
@@ -27,7 +27,7 @@ class GridConfig(Config):
     """What all cells of a grid share."""
 
     network: str = "demo"
-    """demo, demo:NAME, ladder:NAME, hf:ORG/NAME, hf:PATH or py:package.module:function."""
+    """demo, demo:NAME, ladder:NAME, organism:NAME, hf:ORG/NAME, hf:PATH or py:package.module:function."""
     site: str = "resid.2"
     """One site, or one part for a transcoder. See `understudy sites NETWORK`."""
     kind: str = "sae"
@@ -83,7 +83,7 @@ def grid_folder(config: C) -> Iterator[tuple[RunFolder, C]]:
     """
     if not config.resume:
         folder = RunFolder.new(config.out)
-        with folder.locked():
+        with folder.locked("training a grid"):
             yield folder, config
         return
     folder = RunFolder.open(config.out)
@@ -95,7 +95,7 @@ def grid_folder(config: C) -> Iterator[tuple[RunFolder, C]]:
             f"{config.out} was started with other values ({'; '.join(changed)}). Resume it as it was (only "
             f"{', '.join(sorted(FREE))} may differ), or start another in another --out."
         )
-    with folder.locked():
+    with folder.locked("training a grid"):
         yield folder, saved.model_copy(update={k: getattr(config, k) for k in FREE})
 
 

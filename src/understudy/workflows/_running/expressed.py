@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from understudy.core.batch import Batch
+from understudy.core.correlation import spearman
 from understudy.core.dictionary import Dictionary, Group
 from understudy.core.graph import Graph
 from understudy.core.latents import Latents
@@ -50,7 +51,10 @@ def expressed(
             task.update(i + 1)
     kept_back = whole.values(measured=True)[0] - whole.clean
     return Expressions(
-        edits=len(judge.removed), whole_error=float(kept_back[graph.nodes.computed].abs().max()), rows=rows
+        edits=len(judge.removed),
+        whole_error=float(kept_back[graph.nodes.computed].abs().max()),
+        mass=judge.mass,
+        rows=rows,
     )
 
 
@@ -65,7 +69,9 @@ class _Live:
         self.outputs = [c.output for c in cards]
         places = graph.nodes.place[self.targets].long()
         self.places = torch.where(places >= 0, places, torch.tensor(target_places(graph)[-1]))
-        self.clean = self._scores(network.forward(batch))
+        output = network.forward(batch)
+        self.clean = self._scores(output)
+        self.mass = self._mass(output)
         self.removed = self._removed(seed)
         members = [m for g in groups for m in g.members]
         self.order = {i: members.index(d) for i, d in owners(graph, groups).items()}
@@ -81,6 +87,26 @@ class _Live:
         scores = scores.reshape(scores.shape[0], -1, scores.shape[-1]).double()
         scores = scores - scores.mean(-1, keepdim=True)
         return scores[:, self.places, torch.tensor(self.outputs)]
+
+    def _mass(self, output) -> Metric:
+        """The network's probability of the targets together, or why there is no distribution over them."""
+        if self.clean is None:
+            return NotMeasured(not_measured="the targets are not outputs")
+        if len(self.places.unique()) > 1 or len(set(self.outputs)) < 2:
+            return NotMeasured(not_measured="a distribution needs two outputs of one place as targets")
+        if self.network.divergence_unit != "nats":
+            return NotMeasured(not_measured="the outputs are numbers, not a distribution")
+        scores = self.network.scores(output)
+        place = scores.reshape(-1, scores.shape[-1])[self.places[0]]
+        return exact(float(place.double().softmax(-1)[torch.tensor(self.outputs)].sum()), "fraction", len(self.targets))
+
+    def _kl(self, scores: Tensor) -> Metric:
+        """KL(network || what has these scores of the targets), renormalised over them."""
+        if isinstance(self.mass, NotMeasured):
+            return self.mass
+        assert self.clean is not None
+        own, other = self.clean[0].log_softmax(-1), scores.log_softmax(-1)
+        return exact(float((own.exp() * (own - other)).sum()), "nats", len(self.targets))
 
     def _removed(self, seed: int) -> Tensor:
         """Latents that are on, at random."""
@@ -148,6 +174,7 @@ class _Live:
         return Expressed(
             selection=selection, nodes=size, error=exact(self._mean((says - own).abs()), unit, n),
             in_place=not_output if run is None else exact(self._mean((run[0] - own).abs()), unit, n),
+            kl=self._kl(says), kl_in_place=not_output if run is None else self._kl(run[0]),
             r2=agree["r2"], rank=agree["rank"], r2_in_place=agree["in_place"], r2_linear=agree["linear"],
             than_linear=agree["than_linear"],
         )  # fmt: skip
@@ -174,13 +201,12 @@ class _Live:
         )
         b = self.bootstrap
         pairs = np.stack([predicted.numpy(), live.numpy()], -1)
-        draws = [_spearman(pairs[w].reshape(-1, 2)) for w in _resampled(len(live))]
         return {
             "r2": b.figure(lambda m, w: 1 - m / w, "fraction", m=missed, w=whole),
             "linear": b.figure(lambda m, w: 1 - m / w, "fraction", m=missed_linear, w=whole),
             "in_place": b.figure(lambda m, w: 1 - m / w, "fraction", m=missed_in_place, w=whole),
             "than_linear": b.figure(lambda m, w: m / w, "fraction", m=missed_linear - missed, w=whole),
-            "rank": b.summarise(np.array([_spearman(pairs.reshape(-1, 2)), *draws]), "correlation", len(live)),
+            "rank": b.over_resamples(lambda i: spearman(pairs[i].reshape(-1, 2)), "correlation"),
         }
 
 
@@ -190,20 +216,3 @@ def _repeated(batch: Batch, n: int) -> Batch:
 
     inputs = {k: v.expand(n, *v.shape[1:]) for k, v in batch.inputs.items()}
     return Batch(inputs, mask=repeat(batch.mask), targets=repeat(batch.targets))
-
-
-def _resampled(n: int, draws: int = 200) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, n, (draws, n))
-
-
-def _spearman(pairs: np.ndarray) -> float:
-    """Correlation of ranks, ties at their mean rank; 0 where one side is constant."""
-    ranks = np.stack([_ranks(pairs[:, i]) for i in (0, 1)])
-    ranks -= ranks.mean(1, keepdims=True)
-    length = np.sqrt((ranks[0] @ ranks[0]) * (ranks[1] @ ranks[1]))
-    return float(ranks[0] @ ranks[1] / length) if length > 0 else 0.0
-
-
-def _ranks(x: np.ndarray) -> np.ndarray:
-    _, inverse, counts = np.unique(x, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[inverse]

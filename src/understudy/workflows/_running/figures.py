@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from understudy.core.bootstrap import NOTHING_TO_RECOVER
 from understudy.core.records.graph_curve import GRAPH, Size
 from understudy.core.records.metric import Metric, NotMeasured
 from understudy.core.records.scorecard import Slice
 from understudy.metrics import ArmSums, Bootstrap
 from understudy.metrics.behaviour import ALL
-from understudy.metrics.intervals import NOTHING_TO_RECOVER
 from understudy.workflows._judging.card import compare
 from understudy.workflows._judging.passes import CLEAN, UNDERSTUDY, Judged, tag
 from understudy.workflows._running.arms import LINEAR, MEAN, arm_name

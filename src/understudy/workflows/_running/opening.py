@@ -13,8 +13,8 @@ from understudy.core.names import find_parts
 from understudy.core.network import Network
 from understudy.core.records.errors import BadFolder, BadInput
 from understudy.edits.graph_groups import check_network, owners
-from understudy.networks import open_network
 from understudy.workflows._data import n_skipped
+from understudy.workflows._opening import open_network
 from understudy.workflows.evaluate import SavedRun, address, open_run
 
 
