@@ -1,18 +1,25 @@
 """Defences against a backdoor: the bookkeeping on an untrained network, and (long) what each really leaves of one."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from understudy.core.dictionary import Group
 from understudy.core.records.metric import Measured, NotMeasured
 from understudy.core.records.progress import SILENT
+from understudy.core.replacement import Replacement
 from understudy.core.site import Site
+from understudy.dictionaries import SAE
 from understudy.organisms import backdoor
 from understudy.organisms._network import OrganismNetwork
 from understudy.organisms._transformer import parts, sites
+from understudy.sparsity import TopK
 from understudy.workflows._defending.defences import (
     Defence,
     Dose,
+    Tuning,
     _activity,
     _least_active,
     _masked,
@@ -21,6 +28,8 @@ from understudy.workflows._defending.defences import (
     pruning,
     sizes,
 )
+from understudy.workflows._defending.end_to_end import end_to_end
+from understudy.workflows._defending.end_to_end import flops as end_to_end_flops
 from understudy.workflows._defending.judged import defend, judged
 from understudy.workflows._defending.problem import Judge, Outcome, Problem, mean_loss, outcome, parameters
 
@@ -96,12 +105,17 @@ def test_a_network_whose_doses_cost_more_is_given_budgets_of_its_own(problem):
     doses = [Dose(f"{by:g}", shifted(problem, i, by)) for by in (0.0, 30.0)]
     out = judged(problem, [], [Defence("a", doses, 1.0)], 0, SILENT, (0.01, 100.0))
     assert [(r.budget, r.dose) for r in out.chosen] == [(0.01, "0"), (100.0, "30")]
+    dear = judged(problem, [], [Defence("a", doses[1:], 1.0), Defence("b", doses[:1], 1.0)], 0, SILENT, (0.01,))
+    assert dear.chosen[1].than_graph.not_measured == "no graph costs so little"
 
 
 def test_the_doses_are_those_that_are_asked_for(problem):
     flops = 6.0 * parameters(problem.network) * 32 * 64
-    assert [d.name for d in fine_tuning(problem, flops, 0, SILENT, (1e-3, 2e-3)).doses] == ["lr 0.001", "lr 0.002"]
-    for defence in pruning(problem, flops, 0, SILENT, (0.3,)):
+    assert [d.name for d in fine_tuning(problem, Tuning(flops, 0), SILENT, (1e-3, 2e-3)).doses] == [
+        "lr 0.001",
+        "lr 0.002",
+    ]
+    for defence in pruning(problem, Tuning(flops, 0), SILENT, (0.3,)):
         assert [d.name for d in defence.doses] == ["30% of neurons"]
 
 
@@ -109,12 +123,44 @@ def test_fine_tuning_learns_on_a_copy_with_the_compute_it_is_given(problem):
     before = {k: v.clone() for k, v in problem.network.module.state_dict().items()}
     steps = 6
     flops = 6.0 * parameters(problem.network) * 32 * 64 * steps
-    tuned = fine_tuned(problem, flops, 1e-2, 0, {}, SILENT)
+    tuned = fine_tuned(problem, Tuning(flops, 0), 1e-2, {}, SILENT)
     own, after = (mean_loss(n, n.forward, problem.held_out) for n in (problem.network, tuned))
     assert after < own - 0.2
     assert all(torch.equal(before[k], v) for k, v in problem.network.module.state_dict().items())
-    same = fine_tuned(problem, flops, 0.0, 0, {}, SILENT)
+    same = fine_tuned(problem, Tuning(flops, 0), 0.0, {}, SILENT)
     assert mean_loss(same, same.forward, problem.held_out) == pytest.approx(own, abs=1e-6)
+
+
+def test_a_rival_that_was_trained_is_taken_from_its_folder(problem, tmp_path):
+    tuning = Tuning(6.0 * parameters(problem.network) * 32 * 64 * 3, 0, decays=True, keep=tmp_path)
+    first = fine_tuned(problem, tuning, 1e-2, {}, SILENT, "a")
+    other = fine_tuned(problem, replace(tuning, decays=False), 1e-2, {}, SILENT, "b")
+    (tmp_path / "b.safetensors").replace(tmp_path / "a.safetensors")
+    again = fine_tuned(problem, tuning, 1e-2, {}, SILENT, "a")
+    weights = [torch.cat([p.flatten() for p in n.module.parameters()]) for n in (first, other, again)]
+    assert torch.equal(weights[1], weights[2]), "what is kept is used, not trained again"
+    assert not torch.equal(weights[0], weights[1]), "a rate that falls is another rate"
+
+
+def test_dictionaries_learn_together_what_their_errors_do_to_the_output(problem):
+    network, sites = problem.network, [Site("blocks.0.mlp.write"), Site("blocks.1.mlp.write")]
+    acts = {s: v.flatten(0, -2) for s, v in network.record(problem.choosing, sites).items()}
+    groups = [Group([SAE.start([s], [s], 32, TopK(4), {s: x}, 0)]).thresholded({s: x}) for s, x in acts.items()]
+
+    def far(which: list[Group]) -> float:
+        with torch.no_grad():
+            out = Replacement(network, which).run(problem.choosing).output
+            return float(network.divergence(network.forward(problem.choosing), out, problem.choosing).mean())
+
+    before, own = far(groups), [p.clone() for p in network.module.parameters()]
+    tuned = end_to_end(network, groups, problem.clean, 0, SILENT, steps=40)
+    assert far(tuned) < 0.8 * before
+    assert far(groups) == before, "copies are trained"
+    assert all(torch.equal(a, b) for a, b in zip(own, network.module.parameters(), strict=True))
+    for a, b in zip(groups, tuned, strict=True):
+        assert torch.equal(a.members[0].sparsity.theta, b.members[0].sparsity.theta)
+    n = sum(p.numel() for g in groups for p in g.parameters())
+    assert end_to_end_flops(network, groups, 10) == 10 * (6 * n + 8 * parameters(network))
 
 
 def test_the_neurons_that_clean_text_uses_least_are_the_ones_that_go(problem):

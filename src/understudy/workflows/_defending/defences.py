@@ -4,9 +4,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.optim.lr_scheduler import OneCycleLR
 
 from understudy.core.batch import NO_TARGET, Batch, Sequences
 from understudy.core.dictionary import Group
@@ -14,6 +16,7 @@ from understudy.core.network import Network
 from understudy.core.records.progress import Progress
 from understudy.core.replacement import MEASURED_ERRORS, Replacement
 from understudy.core.site import Site
+from understudy.core.weights import load_tensors, save_tensors
 from understudy.data import Order
 from understudy.edits.restriction import Dropped
 from understudy.workflows._defending.problem import Problem, Run, parameters
@@ -64,11 +67,12 @@ def sizes(total: int) -> list[int]:
 
 def graph_defences(
     problem: Problem, groups: Sequence[Group], data: Sequences, flops: float, dropped: Dropped, seed: int,
-    progress: Progress, ranked_on: int = RANKED_ON,
+    progress: Progress, ranked_on: int = RANKED_ON, wanted: Sequence[int] | None = None,
 ) -> tuple[Defence, Defence]:  # fmt: skip
     """The graph of each size, latents ranked on `data` by their effect on the loss, and random graphs of these sizes.
 
-    What a graph drops is treated alike in both. ranked_on: sequences of `data`.
+    What a graph drops is treated alike in both. ranked_on: sequences of `data`. wanted: latents kept, most first; by
+    default `sizes`.
     """
     network = problem.network
     picked = Order(len(data), seed).stream(0, ranked_on)
@@ -76,7 +80,7 @@ def graph_defences(
     sample = training_rows(network, data, [s for g in groups for s in (*g.reads, *g.writes)], seed, progress)
     treat = Treatment(dropped, 8, sample)
     rankings = {"graph": by_score(groups, found.effect), "random graph": at_random(groups, found.rate, seed)}
-    wanted = sizes(sum(g.n_latents for g in groups))
+    wanted = wanted or sizes(sum(g.n_latents for g in groups))
     made = [
         Defence(name, [_graph(network, ranking, n, treat) for n in wanted], flops) for name, ranking in rankings.items()
     ]
@@ -99,33 +103,40 @@ def errors_kept(network: Network, groups: Sequence[Group]) -> Defence:
 # -- rivals ---------------------------------------------------------------------------------------------------------
 
 
-def fine_tuning(
-    problem: Problem, flops: float, seed: int, progress: Progress, rates: Sequence[float] = RATES
-) -> Defence:
-    """The network trained on, on clean data, at each rate, with as much compute as is given."""
-    doses = []
-    for rate in rates:
-        tuned = fine_tuned(problem, flops, rate, seed, {}, progress)
-        doses.append(Dose(f"lr {rate:g}", tuned.forward))
-    return Defence("fine-tuned", doses, flops)
+@dataclass(frozen=True)
+class Tuning:
+    """How a rival is trained on: with as many FLOPs as it is given."""
+
+    flops: float
+    seed: int
+    decays: bool = False
+    """The rate rises over a tenth of the steps and falls to 0; else it is constant."""
+    keep: Path | None = None
+    """Folder where finished weights are kept, and taken from."""
+
+
+def fine_tuning(problem: Problem, tuning: Tuning, progress: Progress, rates: Sequence[float] = RATES) -> Defence:
+    """The network trained on, on clean data, at each rate."""
+    doses = [Dose(f"lr {r:g}", fine_tuned(problem, tuning, r, {}, progress, f"tuned_{r:g}").forward) for r in rates]
+    return Defence("fine-tuned", doses, tuning.flops)
 
 
 def pruning(
-    problem: Problem, flops: float, seed: int, progress: Progress, shares: Sequence[float] = SHARES
+    problem: Problem, tuning: Tuning, progress: Progress, shares: Sequence[float] = SHARES, rate: float = AFTER_PRUNING
 ) -> tuple[Defence, Defence]:
     """Neurons that are least active on clean data, over all modules together, set to 0; and the same then fine-tuned.
 
     Source: Liu, Dolan-Gavitt, Garg 2018, Fine-Pruning, section 3.2; theirs prunes one layer.
     """
     network = problem.network
-    activity = _activity(problem, seed)
+    activity = _activity(problem, tuning.seed)
     alone, tuned = [], []
     for part in shares:
         masks = _least_active(activity, part)
         alone.append(Dose(f"{part:.0%} of neurons", _masked(network, masks)))
-        after = fine_tuned(problem, flops, AFTER_PRUNING, seed, masks, progress)
+        after = fine_tuned(problem, tuning, rate, masks, progress, f"pruned_{part:g}_{rate:g}")
         tuned.append(Dose(f"{part:.0%} of neurons", _masked(after, masks)))
-    return Defence("neurons pruned", alone, 0.0), Defence("pruned, fine-tuned", tuned, flops)
+    return Defence("neurons pruned", alone, 0.0), Defence("pruned, fine-tuned", tuned, tuning.flops)
 
 
 @torch.no_grad()
@@ -165,18 +176,22 @@ def _without(network: Network, masks: dict[Site, Tensor]) -> Iterator[None]:
 
 
 def fine_tuned(
-    problem: Problem, flops: float, rate: float, seed: int, masks: dict[Site, Tensor], progress: Progress
+    problem: Problem, tuning: Tuning, rate: float, masks: dict[Site, Tensor], progress: Progress, name: str = "tuned"
 ) -> Network:
-    """A copy trained on clean data by AdamW (weight decay 0.01) at a constant rate, 6 x parameters FLOPs a place.
+    """A copy trained on clean data by AdamW (weight decay 0.01), 6 x parameters FLOPs a place.
 
-    masks: neurons held at 0 meanwhile.
+    masks: neurons held at 0 meanwhile. name: of the file, where weights are kept.
     """
     network = deepcopy(problem.network)
+    path = None if tuning.keep is None else tuning.keep / f"{name}.safetensors"
+    if path is not None and path.exists():
+        return with_weights(network, path)
     network.module.requires_grad_(True)
     places = problem.held_out.inputs["input_ids"].shape[1] * BATCH
-    steps = max(1, round(flops / (6 * parameters(network) * places)))
-    order = Order(len(problem.clean), seed)
+    steps = max(1, round(tuning.flops / (6 * parameters(network) * places)))
+    order = Order(len(problem.clean), tuning.seed)
     optimizer = torch.optim.AdamW(network.module.parameters(), lr=rate, weight_decay=0.01)
+    schedule = OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1) if tuning.decays else None
     with progress.task(f"fine-tuning at {rate:g}", steps, "steps") as task, _without(network, masks):
         for step in range(steps):
             batch = problem.clean.batch(order.batch(step, BATCH))
@@ -186,6 +201,19 @@ def fine_tuned(
             optimizer.zero_grad()
             loss[batch.targets != NO_TARGET].mean().backward()
             optimizer.step()
+            if schedule is not None:
+                schedule.step()
             task.update(step + 1)
     network.module.requires_grad_(False)
+    if path is not None:
+        save_tensors(path, dict(network.module.named_parameters()))
+    return network
+
+
+def with_weights(network: Network, path: Path) -> Network:
+    """The network with the parameters that are kept at `path`."""
+    kept = load_tensors(path)
+    with torch.no_grad():
+        for name, p in network.module.named_parameters():
+            p.copy_(kept[name])
     return network

@@ -13,6 +13,7 @@ from understudy.organisms._network import OrganismNetwork
 from understudy.workflows._defending.defences import (
     Defence,
     Dose,
+    Tuning,
     errors_kept,
     fine_tuning,
     graph_defences,
@@ -28,6 +29,7 @@ WRITES = "attn_out.*,mlp_out.*"
 """All that blocks add to the stream. Through MLPs alone the backdoor passes by in attention."""
 N_LATENTS, K, PLACES = 128, 8, 300_000
 ITSELF = NotMeasured(not_measured="it is the graph, or not chosen by a budget")
+DEARER = NotMeasured(not_measured="no graph costs so little")
 
 
 def defend(seed: int, progress: Progress) -> Defences:
@@ -39,7 +41,8 @@ def defend(seed: int, progress: Progress) -> Defences:
     flops = training_flops(problem.network, groups, PLACES)
     graph, chance = graph_defences(problem, groups, problem.clean, flops, "refit", seed, progress)
     others = [chance, *_other_graphs(problem, groups, flops, seed, progress)]
-    others += [fine_tuning(problem, flops, seed, progress), *pruning(problem, flops, seed, progress)]
+    tuning = Tuning(flops, seed)
+    others += [fine_tuning(problem, tuning, progress), *pruning(problem, tuning, progress)]
     fixed = [
         Defence("network", [Dose("", problem.network.forward)], 0.0),
         Defence("clean twin", [Dose("", twin.network.forward)], problem.flops),
@@ -104,8 +107,8 @@ def judged(
                 than: Metric = ITSELF
                 if defence is defences[0]:
                     best[budget] = result
-                elif budget in best:
-                    than = judge.against(result, best[budget])
+                else:
+                    than = judge.against(result, best[budget]) if budget in best else DEARER
                 chosen.append(_row(judge, defence, dose, result, budget, than))
     return Defences(
         organism=problem.network.name, seed=seed, sequences=problem.held_out.n_sequences, flops=problem.flops,
