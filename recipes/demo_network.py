@@ -15,13 +15,13 @@ import json
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from understudy.data.order import Order
@@ -57,6 +57,13 @@ def config(width: int = 192, layers: int = 4, heads: int = 6, mlp: int = 512) ->
         bos_token_id=0,
         eos_token_id=0,
     )
+
+
+def llama(own: LlamaConfig | None = None) -> LlamaForCausalLM:
+    """A network with random weights, the demo's unless another is asked for, that keeps no cache in training."""
+    network = LlamaForCausalLM(config() if own is None else own)
+    network.config.use_cache = False
+    return network
 
 
 def train_tokenizer() -> Tokenizer:
@@ -112,21 +119,21 @@ def schedule(done: float) -> float:
     return min(1.0, (done + 1e-4) / WARM_UP, (1 - done) / ANNEAL)
 
 
-def losses(network: LlamaForCausalLM, packed: Packed, rows: Tensor | slice) -> Tensor:
+def losses(network: nn.Module, packed: Packed, rows: Tensor | slice) -> Tensor:
     """Cross-entropy in nats of each target of the rows, 0 where there is none; [rows, context]."""
     batch = packed.batch(rows)
     assert batch.targets is not None
     return _losses(network, batch.inputs["input_ids"], batch.targets).view(batch.targets.shape)
 
 
-def _losses(network: LlamaForCausalLM, tokens: Tensor, targets: Tensor) -> Tensor:
+def _losses(network: nn.Module, tokens: Tensor, targets: Tensor) -> Tensor:
     with torch.autocast("cpu", torch.bfloat16):
-        logits = network(input_ids=tokens, use_cache=False).logits
+        logits = network(input_ids=tokens).logits
     return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none")
 
 
 @torch.no_grad()
-def bits_per_byte(network: LlamaForCausalLM, packed: Packed) -> float:
+def bits_per_byte(network: nn.Module, packed: Packed) -> float:
     rows = torch.arange(0, len(packed), CURVE_STRIDE)
     nats = sum(float(losses(network, packed, chunk).sum()) for chunk in rows.split(32))
     return nats / math.log(2) / int(packed.scored_bytes(rows).sum())
@@ -147,15 +154,17 @@ def train(
     budget_tokens: int,
     resume: bool,
     compiled: bool,
-    shape: LlamaConfig | None = None,
+    build: Callable[[], nn.Module] = llama,
     tokenizer_file: Path | None = None,
     keep: Sequence[int] = (),
     curve_points: int = CURVE_POINTS,
+    cut: tuple[float, int] = (0.0, CONTEXT),
 ) -> None:
     """Train a network in `work`, which ends with `checkpoint.pt`, `curve.jsonl` and `tokenizer.json`.
 
-    shape: None is the demo network's. tokenizer_file: None trains one. keep: weights are also kept, as `at-N.pt`,
-    after the first step at which N training tokens are done, for each N given.
+    build: makes the network. tokenizer_file: None trains one. keep: weights are also kept, as `at-N.pt`, after the
+    first step at which N training tokens are done, for each N given. cut: over this share of the run rows are cut into
+    pieces of so many tokens, on which a recurrence takes fewer and larger steps.
     """
     torch.manual_seed(SEED)
     work.mkdir(parents=True, exist_ok=True)
@@ -168,9 +177,10 @@ def train(
     held_out = pack(tokenise(Stdlib("held_out"), tokenizer), CONTEXT)
     order = Order(len(packed), SEED)
 
-    network = LlamaForCausalLM(config() if shape is None else shape)
-    hidden = [p for name, p in network.named_parameters() if p.ndim == 2 and "embed" not in name]
-    others = [p for name, p in network.named_parameters() if p.ndim < 2 or "embed" in name]
+    network = build()
+    is_hidden = {name: p.ndim == 2 and "embed" not in name for name, p in network.named_parameters()}
+    hidden = [p for name, p in network.named_parameters() if is_hidden[name]]
+    others = [p for name, p in network.named_parameters() if not is_hidden[name]]
     muon, adam = Muon(hidden), torch.optim.AdamW(others, betas=(0.9, 0.95), weight_decay=0.0)
 
     forward = torch.compile(_losses) if compiled else _losses
@@ -191,7 +201,9 @@ def train(
         rate = schedule(step / n_steps)
         batch = packed.batch(order.batch(step, ROWS))
         assert batch.targets is not None
-        loss = forward(network, batch.inputs["input_ids"], batch.targets).sum() / (ROWS * CONTEXT)
+        width = cut[1] if step < cut[0] * n_steps else CONTEXT
+        tokens, targets = batch.inputs["input_ids"].view(-1, width), batch.targets.view(-1, width)
+        loss = forward(network, tokens, targets).sum() / (ROWS * CONTEXT)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         for group in adam.param_groups:

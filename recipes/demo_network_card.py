@@ -19,7 +19,7 @@ import torch
 from demo_network import ADAM_LR, ANNEAL, CONTEXT, CURVE_STRIDE, MUON_LR, ROWS, SEED, SEPARATOR, VOCABULARY, config
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from understudy.data.documents import Document
 from understudy.data.packing import Packed, pack, tokenise
@@ -93,7 +93,7 @@ def write_json(path: Path, value: object) -> None:
 
 
 @torch.no_grad()
-def per_document(network: PreTrainedModel, packed: Packed) -> tuple[np.ndarray, np.ndarray, int]:
+def per_document(network: torch.nn.Module, packed: Packed) -> tuple[np.ndarray, np.ndarray, int]:
     """(bits, scored bytes) of each document, and the number of targets."""
     n_documents = int(packed.document.max()) + 1
     bits, n_bytes = torch.zeros(n_documents, dtype=torch.float64), torch.zeros(n_documents, dtype=torch.int64)

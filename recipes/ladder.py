@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from demo_network import ADAM_LR, ANNEAL, CONTEXT, MUON_LR, ROWS, SEED, VOCABULARY, config, train
+from demo_network import ADAM_LR, ANNEAL, CONTEXT, MUON_LR, ROWS, SEED, VOCABULARY, config, llama, train
 from demo_network_card import BITS_PER_BYTE_IS, export_weights, per_document, with_interval, write_json
+from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from understudy.data.packing import Packed, pack, tokenise
@@ -46,6 +47,9 @@ class Rung:
     def config(self) -> LlamaConfig:
         return config(self.width, self.layers, self.heads, self.mlp)
 
+    def network(self) -> nn.Module:
+        return llama(self.config())
+
 
 RUNGS = (
     Rung("stdlib-0.1m", width=32, layers=3, heads=2, mlp=88, tokens=750_000),
@@ -65,7 +69,7 @@ def train_all(work: Path, names: list[str] | None, compiled: bool) -> None:
             continue
         resume = (folder / "checkpoint.pt").exists()
         print(f"{rung.name}: {rung.tokens:,} tokens{', resumed' if resume else ''}", flush=True)
-        train(folder, rung.tokens, resume, compiled, rung.config(), TOKENIZER, rung.keep, CURVE_POINTS)
+        train(folder, rung.tokens, resume, compiled, rung.network, TOKENIZER, rung.keep, CURVE_POINTS)
         (folder / "done").touch()
 
 

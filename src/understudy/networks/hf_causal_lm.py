@@ -1,7 +1,8 @@
 """Causal language models of transformers, whatever their architecture: sites, parts, loss in nats, KL, top-1."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -37,6 +38,7 @@ class HFCausalLM(HFStack):
         self.vocab_size: int = text.vocab_size
         self._accepts = set(inspect.signature(module.forward).parameters)
         self._padding_is_safe = False
+        self._generated = 0
 
     # -- inputs -----------------------------------------------------------------------------------------------------
 
@@ -130,7 +132,8 @@ class HFCausalLM(HFStack):
         ids = inputs.get("input_ids")
         if isinstance(mask, Tensor) and isinstance(ids, Tensor) and mask.dim() == 2:
             return mask.shape[1] - ids.shape[1]
-        return 0
+        # Caches of recurrent states do not say how many places they hold.
+        return self._generated if inputs.get("cache_params") is not None else 0
 
     @torch.no_grad()
     def generate(self, prompts: Int[Tensor, "batch pos"], n_new: int, seed: int) -> Int[Tensor, "batch all"]:
@@ -139,13 +142,28 @@ class HFCausalLM(HFStack):
         The same seed gives the same random numbers to every call, so that two arms differ by what they compute.
         """
         prompts = prompts.to(self.device)
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []), self._counting():
             torch.manual_seed(seed)
             return self.module.generate(  # pyright: ignore[reportCallIssue]
                 prompts, attention_mask=torch.ones_like(prompts), max_new_tokens=n_new,
                 min_new_tokens=n_new, do_sample=True, top_k=0, top_p=1.0, temperature=1.0, repetition_penalty=1.0,
                 pad_token_id=0,
             )  # fmt: skip
+
+    @contextmanager
+    def _counting(self) -> Iterator[None]:
+        """Inside, forward passes are parts of one sequence, whose places are counted as they are run."""
+
+        def count(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+            self._generated += kwargs["input_ids"].shape[1]
+
+        self._generated = 0
+        handle = self.module.register_forward_hook(count, with_kwargs=True)
+        try:
+            yield
+        finally:
+            handle.remove()
+            self._generated = 0
 
     @torch.no_grad()
     def logit_effects(self, directions: Float[Tensor, "m d"]) -> Float[Tensor, "m vocab"] | None:

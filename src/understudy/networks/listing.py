@@ -15,7 +15,7 @@ class NetworkCard:
     name: str
     """What `open_network` takes."""
     family: str
-    """`model_type` of its config."""
+    """`model_type` of its config; what is our own loses the prefix: gru, policy."""
     description: str
     parameters: int | None
     path: Path
@@ -39,7 +39,8 @@ def _card(folder: Path) -> NetworkCard:
     config = _read(folder / "config.json")
     name = "demo" if folder.name == DEFAULT_DEMO else f"demo:{folder.name}"
     description = str(card.get("what") or card.get("description") or folder.name)
-    return NetworkCard(name, str(config.get("model_type", "unknown")), description, card.get("parameters"), folder)
+    family = str(config.get("model_type", "unknown")).removeprefix("understudy-")
+    return NetworkCard(name, family, description, card.get("parameters"), folder)
 
 
 def _read(path: Path) -> dict:

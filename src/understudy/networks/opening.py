@@ -12,13 +12,18 @@ import torch
 
 from understudy.core.network import Network
 from understudy.core.records.errors import BadInput, UnderstudyError, UnknownName
-from understudy.networks.actor_opening import is_actor, open_actor, open_sb3
+from understudy.networks.actor_opening import is_actor, open_actor
+from understudy.networks.gru import is_gru, open_gru
 from understudy.networks.hf_causal_lm import HFCausalLM
 from understudy.networks.hf_opening import open_hf
 from understudy.networks.listing import demo_path, networks
 from understudy.networks.rungs import rung_path, rungs
+from understudy.networks.sb3_opening import open_sb3
 
-FORMS = "demo, demo:NAME, ladder:NAME, hf:ORG/NAME, hf:FOLDER, sb3:FILE.zip@ENVIRONMENT, py:PACKAGE.MODULE:FUNCTION"
+FORMS = (
+    "demo, demo:NAME, ladder:NAME, organism:NAME, hf:ORG/NAME, hf:FOLDER, sb3:FILE.zip@ENVIRONMENT, "
+    "py:PACKAGE.MODULE:FUNCTION"
+)
 
 
 def open_network(spec: str, dtype: str | torch.dtype | None = None, device: str | None = None) -> Network:
@@ -47,15 +52,19 @@ def _opened(spec: str, dtype: str | torch.dtype | None) -> Network:
         if path is None:
             known = [card.name for card in networks()]
             raise UnknownName.among("network", spec, known or ["none is installed with this copy"])
-        return open_actor(path, spec) if is_actor(path) else open_hf(str(path), spec, _dtype(dtype or "float32"))
+        return _demo(path, spec, _dtype(dtype or "float32"))
     if scheme == "sb3" and rest:
         return open_sb3(spec, rest)
     if scheme == "ladder":
         return _rung(spec, rest, _dtype(dtype or "float32"))
+    if scheme == "hf" and rest and is_gru(Path(rest).expanduser()):
+        return open_gru(Path(rest).expanduser(), spec, _dtype(dtype or "auto"))
     if scheme == "hf" and rest:
         return open_hf(rest, spec, _dtype(dtype or "auto"))
     if scheme == "py" and rest:
         return _from_function(spec, rest)
+    if scheme == "organism":
+        raise UnknownName(f"{spec}: organisms are opened by `understudy.open_network`; this one opens networks alone.")
     raise _unknown(spec)
 
 
@@ -77,16 +86,27 @@ def find_device(name: str) -> torch.device:
     return device
 
 
-def _rung(spec: str, name: str, dtype: Any) -> Network:
-    """A rung of the ladder; all rungs share the demo network's tokenizer, which is kept once."""
-    from transformers import AutoTokenizer
+def _demo(path: Path, spec: str, dtype: Any) -> Network:
+    if is_actor(path):
+        return open_actor(path, spec)
+    return _reads_text(open_gru(path, spec, dtype) if is_gru(path) else open_hf(str(path), spec, dtype))
 
-    path, shared = rung_path(name), demo_path("")
-    if path is None or shared is None:
+
+def _rung(spec: str, name: str, dtype: Any) -> Network:
+    path = rung_path(name)
+    if path is None:
         known = [r.name for annealed in (True, False) for r in rungs(annealed) if r.name.startswith("ladder:")]
         raise UnknownName.among("rung of the ladder", spec, known or ["none is installed with this copy"])
-    network = open_hf(str(path), spec, dtype)
-    network.tokenizer = AutoTokenizer.from_pretrained(shared)
+    return _reads_text(open_hf(str(path), spec, dtype))
+
+
+def _reads_text(network: Network) -> Network:
+    """All language models that come with the package share the demo network's tokenizer, which is kept once."""
+    from transformers import AutoTokenizer
+
+    shared = demo_path("")
+    if isinstance(network, HFCausalLM) and network.tokenizer is None and shared is not None:
+        network.tokenizer = AutoTokenizer.from_pretrained(shared)
     return network
 
 

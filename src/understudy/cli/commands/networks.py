@@ -17,6 +17,7 @@ def run(config: Config, progress: Progress) -> tuple[Any, Any]:
         table.add_row(row["name"], row["family"], f"{row['parameters']:,}", row["description"])
     others = (
         "\nany other: hf:ORG/NAME or hf:PATH (causal language models, image classifiers), "
-        "sb3:FILE.zip@ENVIRONMENT (policies), py:package.module:function (your own)"
+        "sb3:FILE.zip@ENVIRONMENT (policies), py:package.module:function (your own);\n"
+        "organism:NAME or organism:NAME@SEED (networks whose mechanism is known: understudy organisms)"
     )
     return {"networks": rows}, Group(table, others)

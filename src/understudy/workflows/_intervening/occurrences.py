@@ -9,6 +9,7 @@ from torch import Tensor
 from understudy.core.dictionary import Dictionary, Group
 from understudy.core.graph import Graph
 from understudy.core.latents import Latents
+from understudy.core.records.errors import BadInput
 from understudy.core.records.metric import NotMeasured
 from understudy.core.replacement import EditLatents, Recording
 from understudy.edits.graph_groups import owners
@@ -27,9 +28,16 @@ class Occurrence:
 
 
 def occurrences(edits: Mapping[Dictionary, NamedEdit], recording: Recording) -> list[Occurrence]:
-    """What the changes do to the latents of a clean pass."""
+    """What the changes do to the latents of a clean pass. Raises BadInput for a module that is called over time."""
     out = []
     for member, edit in edits.items():
+        if (member, 1) in recording.latents:
+            raise BadInput(
+                f"{member.writes[0]} is called for one place at a time, and a change there is carried on: what it "
+                "alters at later places is no change of a clean pass, so there is nothing to compare it with. Use "
+                "dictionaries of what the module gives out as a whole, or understudy.edits.intervene, which runs such "
+                "a change."
+            )
         z = recording.latents[member, 0]
         old = {(r, i): v for r, i, v in zip(z.rows.tolist(), z.ids.tolist(), z.values.tolist(), strict=True)}
         delta = edit(z).minus(z)
