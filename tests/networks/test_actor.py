@@ -143,7 +143,7 @@ def test_an_understudy_of_zeros_acts_at_random_and_recovers_nothing():
         (lambda: Actor(MLP(4, (4,), 2, nn.Tanh), "x", "NoSuch-v0"), "NoSuch"),
         (lambda: Actor(MLP(3, (4,), 2, nn.Tanh), "x", "Pendulum-v1"), "takes Box"),
         (lambda: Actor(MLP(4, (4,), 2, nn.Tanh), "x", "CartPole-v1", torch.zeros(2)), "gaussian actions"),
-        (lambda: Actor(MLP(4, (4,), 2, nn.Tanh), "x", "FrozenLake-v1"), "only vectors"),
+        (lambda: Actor(MLP(4, (4,), 2, nn.Tanh), "x", "FrozenLake-v1"), "sees vectors"),
     ],
 )
 def test_an_environment_that_does_not_fit_is_named(make, says):
@@ -191,7 +191,8 @@ class Bomb:
         ({"raw": pickle.dumps({"action_net.weight": Bomb()})}, BadWeights, "refused|cut short"),
         ({"raw": b""}, BadWeights, "cut short"),
         ({"extra": {"q_net.q_net.0.weight": torch.zeros(2)}}, BadInput, "PPO and A2C"),
-        ({"extra": {"features_extractor.cnn.0.weight": torch.zeros(2)}}, BadInput, "features_extractor"),
+        ({"extra": {"features_extractor.cnn.0.weight": torch.zeros(2)}}, BadInput, r"no features_extractor\.cnn"),
+        ({"extra": {"features_extractor.resnet.weight": torch.zeros(2)}}, BadInput, "resnet"),
         ({"extra": {"action_net.bias": torch.tensor([float("nan"), 0.0])}}, BadWeights, "not finite"),
         ({"extra": {"action_net.bias": torch.zeros(3)}}, BadWeights, "do not fit"),
     ],

@@ -87,10 +87,10 @@ def test_the_splits_share_no_image_and_are_the_same_each_time():
         Digits().split("test")
 
 
-def test_a_network_of_convolutions_is_refused_with_the_way_out():
+def test_a_network_of_convolutions_is_refused_here():
     config = ResNetConfig(num_channels=1, embedding_size=8, hidden_sizes=[8, 8], depths=[1, 1], num_labels=10)
     config.image_size = 32
-    with pytest.raises(BadInput, match="AnyModule"):
+    with pytest.raises(BadInput, match="HFConvNet"):
         HFImageClassifier(ResNetForImageClassification(config), "resnet")
 
 

@@ -11,7 +11,7 @@ from understudy.workflows.evaluate import EvaluateConfig, evaluate
 from understudy.workflows.report import ReportConfig, report
 from understudy.workflows.train import TrainConfig, train
 
-FAMILIES = {"demo:digits-vit": 3, "demo:lander": 2}
+FAMILIES = {"demo:digits-vit": 3, "demo:digits-cnn": 3, "demo:lander": 2}
 """Networks, and how many parts each has to replace."""
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from understudy.core import costs
 from understudy.core.batch import Batch, Sequences
+from understudy.core.picture import PictureInput
 from understudy.core.records.errors import (
     ActivationOverwritten,
     SiteError,
@@ -169,6 +170,8 @@ class Network:
     """Number of token ids, for networks that have them."""
     unsure_writes: frozenset[int] = frozenset()
     """Blocks of which it is not known what their parts add to the stream: the part's own output, or a norm behind."""
+    picture: PictureInput | None = None
+    """For networks that read pictures: how one becomes what they read."""
     opening: int | None = None
     """Token id that every row of text should begin with (beginning of sequence). None: rows begin anywhere."""
 

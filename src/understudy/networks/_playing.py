@@ -22,14 +22,16 @@ def play(
     n: int,
     seed: int,
     log_std: Float[Tensor, " n_actions"] | None,
+    keep: bool = True,
 ) -> list["Episode"]:
     """n episodes side by side, with actions drawn from what `act` says, or uniformly from all actions without it.
 
     act: logits of actions, or their means where log_std is given. Episode i begins as the environment's seed `seed + i`
-    says and draws its actions from numbers of its own, so that two arms differ only by what they compute. Raises
-    BadInput where an episode does not end in 100,000 steps.
+    says and draws its actions from numbers of its own, so that two arms differ only by what they compute. Pictures
+    (bytes) stay bytes. keep: False forgets what was seen. Raises BadInput where an episode does not end in 100,000
+    steps.
     """
-    live = {i: _Live(environment, options, seed + i, log_std) for i in range(n)}
+    live = {i: _Live(environment, options, seed + i, log_std, keep) for i in range(n)}
     done: dict[int, Episode] = {}
     for _ in range(LONGEST):
         if not live:
@@ -45,7 +47,8 @@ def play(
 class Episode:
     """What the policy saw, what it did, and what all of it earned."""
 
-    obs: Float[Tensor, "step n_inputs"]
+    obs: Tensor
+    """[step, n_inputs] or bytes [step, ...]; none where it was not kept."""
     actions: Tensor
     """[step] for discrete actions, [step, n_actions] for Gaussian ones."""
     earned: float
@@ -54,11 +57,14 @@ class Episode:
 class _Live:
     """An episode that is being played."""
 
-    def __init__(self, environment: str, options: Mapping[str, Any], seed: int, log_std: Tensor | None) -> None:
+    def __init__(
+        self, environment: str, options: Mapping[str, Any], seed: int, log_std: Tensor | None, keep: bool
+    ) -> None:
+        self._keep = keep
         self._env = _gymnasium().make(environment, **options)
         self._env.action_space.seed(seed)
         first, _ = self._env.reset(seed=seed)
-        self.obs = torch.as_tensor(first, dtype=torch.float32)
+        self.obs = _seen(first)
         self._generator = torch.Generator().manual_seed(seed)
         self._log_std = log_std
         self._seen: list[Tensor] = []
@@ -68,12 +74,13 @@ class _Live:
     def step(self, scores: Tensor | None) -> bool:
         """Act once; scores None acts at random. True at the end."""
         action = self._draw(scores)
-        self._seen.append(self.obs)
+        if self._keep:
+            self._seen.append(self.obs)
         self._done.append(action)
         space = self._env.action_space
         given = int(action) if self._log_std is None else action.numpy().clip(space.low, space.high)
         seen, reward, ended, cut, _ = self._env.step(given)
-        self.obs = torch.as_tensor(seen, dtype=torch.float32)
+        self.obs = _seen(seen)
         self._earned += float(reward)
         return bool(ended or cut)
 
@@ -87,7 +94,14 @@ class _Live:
 
     def finish(self) -> Episode:
         self._env.close()
-        return Episode(torch.stack(self._seen), torch.stack(self._done), self._earned)
+        obs = torch.stack(self._seen) if self._keep else self.obs[None][:0]
+        return Episode(obs, torch.stack(self._done), self._earned)
+
+
+def _seen(value: Any) -> Tensor:
+    """What an environment shows, as a tensor of its own: bytes stay bytes, other numbers become fp32."""
+    found = torch.as_tensor(value)
+    return found.clone() if found.dtype == torch.uint8 else found.to(torch.float32, copy=True)
 
 
 def _gymnasium() -> Any:

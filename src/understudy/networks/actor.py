@@ -78,8 +78,11 @@ class Actor(Network):
     def _spaces(self, env: Any) -> None:
         shape = env.observation_space.shape
         if shape is None or len(shape) != 1:
-            raise BadInput(f"{self.environment} shows {env.observation_space}; only vectors are read so far.")
+            raise BadInput(f"{self.environment} shows {env.observation_space}; this policy sees vectors.")
         self.n_inputs = int(shape[0])
+        self._check_actions(env)
+
+    def _check_actions(self, env: Any) -> None:
         found = type(env.action_space).__name__
         wanted = "Discrete" if self.log_std is None else "Box"
         if found != wanted:
@@ -127,10 +130,10 @@ class Actor(Network):
         return self._played[split]
 
     @cached_property
-    def _played(self) -> dict[str, "Stretches"]:
+    def _played(self) -> dict[str, Sequences]:
         return {}
 
-    def _stretches(self, episodes: list[Episode]) -> "Stretches":
+    def _stretches(self, episodes: list[Episode]) -> Sequences:
         rows: list[tuple[int, int]] = [(i, at) for i, e in enumerate(episodes) for at in range(0, len(e.obs), STRETCH)]
         obs = torch.zeros(len(rows), STRETCH, self.n_inputs)
         actions = torch.zeros(len(rows), STRETCH, *episodes[0].actions.shape[1:], dtype=episodes[0].actions.dtype)
@@ -174,12 +177,13 @@ class Actor(Network):
     # -- acting -----------------------------------------------------------------------------------------------------
 
     def returns(self, n: int, seed: int, random: bool = False) -> Float[Tensor, " n"]:
-        return torch.tensor([e.earned for e in self.play(n, seed, random)], dtype=torch.float64)
+        return torch.tensor([e.earned for e in self.play(n, seed, random, keep=False)], dtype=torch.float64)
 
-    def play(self, n: int, seed: int, random: bool = False) -> list[Episode]:
-        """n episodes of the module as it is now (inside `Replacement.installed()`, of the replacement)."""
+    def play(self, n: int, seed: int, random: bool = False, keep: bool = True) -> list[Episode]:
+        """n episodes of the module as it is now (inside `Replacement.installed()`, of the replacement). keep: what was
+        seen, too."""
         act = None if random else self._act
-        return play(self.environment, self.options, act, n, seed, self.log_std)
+        return play(self.environment, self.options, act, n, seed, self.log_std, keep)
 
     @torch.no_grad()
     def _act(self, obs: Float[Tensor, "n n_inputs"]) -> Float[Tensor, "n n_actions"]:

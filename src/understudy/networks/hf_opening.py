@@ -1,6 +1,7 @@
 """Models of transformers from a folder, the hub or its cache, with the adapter that fits; never from pickles."""
 
 import json
+import logging as standard_logging
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -14,9 +15,8 @@ import torch
 from understudy.core.batch import Batch
 from understudy.core.network import Network
 from understudy.core.records.errors import BadInput, BadWeights, UnderstudyError, UnknownName
-from understudy.networks.digits import DIGITS, Digits
 from understudy.networks.hf_causal_lm import HFCausalLM
-from understudy.networks.hf_image_classifier import HFImageClassifier
+from understudy.networks.image_opening import open_classifier, own_images, picture_input
 
 
 def open_hf(name: str, spec: str, dtype: Any) -> Network:
@@ -30,9 +30,8 @@ def open_hf(name: str, spec: str, dtype: Any) -> Network:
         raise UnknownName(f"{spec}: there is no folder {folder}.")
     local = folder.is_dir() or not _hub_is_reachable()
     if _classifies_images(name, local):
-        return HFImageClassifier(
-            _module("AutoModelForImageClassification", name, spec, dtype, local), spec, _own(folder)
-        )
+        module = _module("AutoModelForImageClassification", name, spec, dtype, local)
+        return open_classifier(module, spec, own_images(folder), picture_input(module, name, spec, local))
     network = _language_model(name, spec, dtype, local)
     _check_causal(network)
     return network
@@ -50,16 +49,10 @@ def _classifies_images(name: str, local: bool) -> bool:
     return any(a.endswith("ForImageClassification") for a in config.architectures or ())
 
 
-def _own(folder: Path) -> Digits | None:
-    """The images that a folder's card names; only scikit-learn's digits are known."""
-    card = folder / "card.json"
-    named = json.loads(card.read_text()).get("data") if card.is_file() else None
-    return Digits() if named == DIGITS else None
-
-
 def _module(kind: str, name: str, spec: str, dtype: Any, local: bool) -> Any:
     import transformers
 
+    standard_logging.getLogger("transformers.integrations.hub_kernels").addFilter(_of_use)
     with _quiet(Path(name).is_dir()):
         module, info = _guarded(
             spec,
@@ -116,6 +109,11 @@ def _check_causal(network: HFCausalLM) -> None:
             f"{network.name} ({type(network.module).__name__}) lets a token change the outputs before it, so it is "
             "not a causal language model. Wrap it with AnyModule, with a loss of its own."
         )
+
+
+def _of_use(record: standard_logging.LogRecord) -> bool:
+    """Recurrent models of transformers say that kernels for GPUs are missing; without a GPU that is no news."""
+    return torch.cuda.is_available() or "is falling back to its reference" not in record.getMessage()
 
 
 @contextmanager

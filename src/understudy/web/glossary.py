@@ -125,13 +125,19 @@ TERMS: Terms = {
     "activation": (
         "Activation",
         "in units of the latent's atom",
-        "How strongly a latent is on at a token. Shades are shares of the latent's maximum; the outlined token is the "
-        "one for which the context was chosen.",
+        "How strongly a latent is on at a place: a token, a patch or position of a picture. Shades are shares of the "
+        "latent's maximum; the outlined place is the one for which the context was chosen.",
+    ),
+    "classes": (
+        "Share by class",
+        "share of the latent's activation",
+        "Activations summed over all places of the pictures of a class that were looked at, as a share of the sum over "
+        "all classes.",
     ),
     "band": (
         "Band",
         "",
-        "Where in the range of a latent's activations the outlined token lies. Top examples alone flatter a feature; "
+        "Where in the range of a latent's activations the outlined place lies. Top examples alone flatter a feature; "
         "low bands show what it usually means.",
     ),
     "claim": (

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 VOID = frozenset({"meta", "link", "br", "hr", "input", "wbr"})
 NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9-]*\Z")
+PNG = re.compile(r"iVBORw0KGgo[A-Za-z0-9+/]*={0,2}\Z")
 _ENTITIES = {ord("&"): "&amp;", ord("<"): "&lt;", ord(">"): "&gt;", ord('"'): "&quot;", ord("'"): "&#39;"}
 _CONTROLS = {code: f"\u27e8{code:02X}\u27e9" for code in (*range(0x20), *range(0x7F, 0xA0)) if code not in (0x09, 0x0A)}
 _BIDI = (*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F, 0x061C)
@@ -85,6 +86,13 @@ def _attributes(attributes: dict[str, str | int | float | bool | None]) -> Itera
         if name == "href" and not str(value).startswith(("#", "data:,")):
             raise ValueError(f"a link may only lead within the page, not to {value!r}")
         yield f' {name}="{escape(str(value))}"'
+
+
+def png(data: str, **attributes: str | int | float) -> Markup:
+    """An SVG image of a PNG file in base64: the one thing that is not a link within the page. Raises ValueError."""
+    if not PNG.match(data):
+        raise ValueError("not a PNG file in base64")
+    return Markup(f'<image href="data:image/png;base64,{data}"{"".join(_attributes(dict(attributes)))}/>')
 
 
 def raw(name: str, text: str) -> Markup:

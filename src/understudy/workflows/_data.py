@@ -8,7 +8,7 @@ from torch import Tensor
 from understudy.core.batch import Batch, Sequences
 from understudy.core.network import Network
 from understudy.core.records.errors import BadData
-from understudy.data import open_data, pack, tokenise
+from understudy.data import ImageFolder, open_data, pack, tokenise
 
 DEFAULT_CONTEXT = 256
 MIN_SEQUENCES = 2
@@ -28,6 +28,8 @@ def open_sequences(
     tokens. skip_first: see `n_skipped`. Raises BadData if there are fewer than 2 sequences.
     """
     skip = n_skipped(network, skip_first)
+    if spec.partition(":")[0] == ImageFolder.scheme:
+        return _pictures(network, spec, split)
     own = network.sequences(split)
     if own is not None:
         return _Skipping(own, skip) if skip else own
@@ -53,6 +55,15 @@ def open_sequences(
             "Use more text, or a smaller --context."
         )
     return packed
+
+
+def _pictures(network: Network, spec: str, split: str) -> Sequences:
+    if network.picture is None:
+        raise BadData(
+            f"{network.name} does not say how it reads pictures, so {spec!r} cannot be fed to it. A model of "
+            "transformers says it in preprocessor_config.json; give another network a `picture` (PictureInput)."
+        )
+    return ImageFolder(spec.partition(":")[2], split, network.picture)  # pyright: ignore[reportArgumentType]
 
 
 def n_skipped(network: Network, asked: int | None) -> int:

@@ -182,14 +182,45 @@ class Token(Record):
     activation: float
 
 
+class Image(Record):
+    """A picture that contexts show."""
+
+    png: str
+    """The file in base64."""
+    height: int
+    width: int
+    """Pixels."""
+
+
+class Picture(Record):
+    """A picture with a latent's activation at the places of a grid over it."""
+
+    image: int
+    """Number among the report's images."""
+    rows: int
+    columns: int
+    """Of the grid; 1 and 1 where the site has one place for the whole picture."""
+    cells: list[tuple[int, int, float]]
+    """Row, column and activation where the latent is on."""
+    before: list[float] = Field(default_factory=list)
+    """Activations at places that lie on no part of the picture (class tokens), 0 where silent."""
+    peak: tuple[int, int] | None
+    """Row and column of the place the context was chosen for; None where that lies on no part of the picture."""
+    activation: float
+    """There."""
+    label: str = ""
+    """Class of the picture, where it is known."""
+
+
 class Context(Record):
-    """A stretch of text around one place where a latent was looked at."""
+    """What surrounds one place where a latent was looked at: a stretch of text, or a picture."""
 
     band: str
     """Where in the latent's range the middle token lies: `top`, `90-99%`, `50-90%`, `0-50%`."""
     tokens: list[Token]
     peak: int
-    """Index of the token the context was chosen for."""
+    """Index of the token the context was chosen for; -1 where there are none."""
+    picture: Picture | None = None
 
 
 class Claim(Record):
@@ -217,6 +248,8 @@ class Feature(Record):
     """Outputs its atom raises most through the direct path (change of the logit for one unit, centred over outputs)."""
     lowers: list[tuple[str, float]]
     contexts: list[Context]
+    classes: list[tuple[str, float]] = Field(default_factory=list)
+    """Of pictures: classes by their share of the latent's summed activation, the largest first."""
     claims: list[Claim] = Field(default_factory=list)
     """Explanations of others, where a file of them was given."""
 
@@ -236,3 +269,5 @@ class Report(Record):
     """By dictionary site."""
     curves: list[CurvePoint]
     provenance: dict[str, str]
+    images: list[Image] = Field(default_factory=list)
+    """Pictures that contexts of features show."""

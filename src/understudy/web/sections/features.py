@@ -3,15 +3,18 @@
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-from understudy.core.records.scorecard import Claim, Context, Feature, Report
+from understudy.core.records.scorecard import Claim, Context, Feature, Image, Report
 from understudy.web.glossary import term
 from understudy.web.markup import Markup, join, tag
 from understudy.web.names import layer_names
 from understudy.web.numerals import number, percent, plain
+from understudy.web.pictures import album, tile
 from understudy.web.tables import section
 from understudy.web.tokens import run_of_tokens, snippet, visible
 
 BANDS = ("top", "90-99%", "50-90%", "0-50%")
+STRIP = 6
+"""Pictures in the line of a feature."""
 
 
 def features(report: Report) -> Markup | None:
@@ -20,30 +23,45 @@ def features(report: Report) -> Markup | None:
         return None
     names = layer_names([*(row.site for row in report.scorecard.dictionaries), *report.features])
     layers = [
-        _layer(site, names[site], found, i == 0) for i, (site, found) in enumerate(report.features.items()) if found
+        _layer(site, names[site], found, report.images, i == 0)
+        for i, (site, found) in enumerate(report.features.items())
+        if found
     ]
     total = sum(map(len, report.features.values()))
-    lead = join(
-        f"{total:,} latents with the text they answer to. The deeper the ",
-        term("activation", "shade"),
-        ", the stronger; the outlined token is the one the context was chosen for. Newlines show as ↵, tabs as ⇥, "
-        "runs of spaces as dots.",
+    shade = term("activation", "shade")
+    lead = (
+        join(
+            f"{total:,} latents with the pictures they answer to. The deeper the ",
+            shade,
+            ", the stronger; the outlined place is the one the picture was chosen for. Under it are the activation "
+            "there and the class.",
+        )
+        if report.images
+        else join(
+            f"{total:,} latents with the text they answer to. The deeper the ",
+            shade,
+            ", the stronger; the outlined token is the one the context was chosen for. Newlines show as ↵, tabs as ⇥, "
+            "runs of spaces as dots.",
+        )
     )
     if files := list(dict.fromkeys(c.file for found in report.features.values() for f in found for c in f.claims)):
         named = join(*((", " if i else "", tag("code", visible(file, False))) for i, file in enumerate(files[:3])))
         more = f" and {len(files) - 3} more files" if len(files) > 3 else ""
         lead = join(lead, " Texts after “claimed” were written by others (", named, more, "). Nothing here tests them.")
-    return section("features", "Features", _controls(total), *layers, lead=lead)
+    controls = _controls(total, bool(report.images))
+    return section("features", "Features", album(report.images), controls, *layers, lead=lead)
 
 
-def _controls(total: int) -> Markup:
+def _controls(total: int, pictured: bool) -> Markup:
     """Shown only where the script runs."""
-    search = tag("input", type="search", id="filter", placeholder="return, L0-12, def …", autocomplete="off")
+    hint = "a class, D0-12 …" if pictured else "return, L0-12, def …"
+    where = "Find in classes and numbers" if pictured else "Find in contexts, outputs and numbers"
+    search = tag("input", type="search", id="filter", placeholder=hint, autocomplete="off")
     orders = (("", "as listed"), ("density", "density"), ("maximum", "maximum"), ("latent", "number"))
     options = [tag("option", label, value=value) for value, label in orders]
     return tag(
         "div",
-        tag("label", tag("span", "Find in contexts, outputs and numbers"), search),
+        tag("label", tag("span", where), search),
         tag("label", tag("span", "Sort by"), tag("select", *options, id="sort")),
         tag("p", f"{total:,} features", id="found", role="status", aria_live="polite"),
         class_="controls",
@@ -52,26 +70,25 @@ def _controls(total: int) -> Markup:
     )
 
 
-def _layer(site: str, name: str, found: Sequence[Feature], is_open: bool) -> Markup:
+def _layer(site: str, name: str, found: Sequence[Feature], images: Sequence[Image], is_open: bool) -> Markup:
     title = tag("h3", name, " ", tag("code", site), tag("span", f" {len(found):,} features", class_="soft"))
     columns = tag(
         "div",
         tag("span", "latent"),
-        tag("span", "strongest context"),
+        tag("span", "strongest pictures" if images else "strongest context"),
         tag("span", term("density"), class_="num"),
         tag("span", term("activation", "Maximum"), class_="num"),
         class_="feature-head",
     )
-    rows = tag("div", *(_feature(f, name) for f in found), class_="feature-list")
+    rows = tag("div", *(_feature(f, name, images) for f in found), class_="feature-list")
     return tag("details", tag("summary", title), columns, rows, class_="layer", id=f"features-{name}", open=is_open)
 
 
-def _feature(feature: Feature, layer: str) -> Markup:
-    strongest = feature.contexts[0] if feature.contexts else None
+def _feature(feature: Feature, layer: str, images: Sequence[Image]) -> Markup:
     line = tag(
         "summary",
         tag("span", f"{layer}-{feature.latent}", class_="feature-name"),
-        tag("span", snippet(strongest, feature.maximum) if strongest else "no context", class_="snippet"),
+        tag("span", _strongest(feature, images), class_="snippet"),
         tag("span", percent(feature.density), class_="num density"),
         tag("span", plain(feature.maximum), class_="num maximum"),
         tag("span", "claimed: ", tag("bdi", visible(feature.claims[0].text)), class_="claim")
@@ -79,12 +96,21 @@ def _feature(feature: Feature, layer: str) -> Markup:
         else None,
     )
     # The anchor is inside, so that a browser without the script opens the feature for a link to it.
-    anchor = tag("div", *_inside(feature, layer), class_="feature-body", id=f"{layer}-{feature.latent}")
+    anchor = tag("div", *_inside(feature, layer, images), class_="feature-body", id=f"{layer}-{feature.latent}")
     data = {"data_density": feature.density, "data_maximum": feature.maximum, "data_latent": feature.latent}
     return tag("details", line, anchor, class_="feature", **data)
 
 
-def _inside(feature: Feature, layer: str) -> Iterator[Markup]:
+def _strongest(feature: Feature, images: Sequence[Image]) -> Markup | str:
+    """What the list shows of a feature: its strongest context, or the pictures that it is strongest on."""
+    if not feature.contexts:
+        return "no context"
+    if feature.contexts[0].picture is None:
+        return snippet(feature.contexts[0], feature.maximum)
+    return tag("span", *(tile(c, images, feature.maximum, True) for c in feature.contexts[:STRIP]), class_="strip")
+
+
+def _inside(feature: Feature, layer: str, images: Sequence[Image]) -> Iterator[Markup]:
     yield tag("p", tag("a", f"#{layer}-{feature.latent}", href=f"#{layer}-{feature.latent}"), class_="soft anchor")
     if feature.claims:
         heading = tag("h4", term("claim", "Claimed by others, not measured here"))
@@ -96,10 +122,30 @@ def _inside(feature: Feature, layer: str) -> Iterator[Markup]:
             _outputs("Lowers", feature.lowers, "down"),
             class_="outputs",
         )
-    for band, contexts in groupby(sorted(feature.contexts, key=_band_order), key=lambda c: c.band):
-        rows = [_context(c, feature.maximum) for c in contexts]
-        yield tag("h4", term("band", _band_name(band)), class_="band")
-        yield tag("ol", *rows, class_="contexts")
+    if feature.classes:
+        label = term("classes", "Share of its activation, by class")
+        yield tag("div", tag("h4", label), tag("ul", *map(_class, feature.classes), class_="chips outputs"))
+    bands = [
+        (tag("h4", term("band", _band_name(band)), class_="band"), list(contexts))
+        for band, contexts in groupby(sorted(feature.contexts, key=_band_order), key=lambda c: c.band)
+    ]
+    if images:
+        shelves = [
+            tag("div", name, tag("ol", *_tiles(found, feature, images), class_="tiles")) for name, found in bands
+        ]
+        yield tag("div", *shelves, class_="shelves")
+        return
+    for name, found in bands:
+        yield name
+        yield tag("ol", *(_context(c, feature.maximum) for c in found), class_="contexts")
+
+
+def _tiles(contexts: Sequence[Context], feature: Feature, images: Sequence[Image]) -> list[Markup]:
+    return [tag("li", tile(c, images, feature.maximum)) for c in contexts]
+
+
+def _class(share: tuple[str, float]) -> Markup:
+    return tag("li", tag("bdi", visible(share[0], False)), " ", tag("span", percent(share[1]), class_="by"))
 
 
 def _claim(claim: Claim) -> Markup:
