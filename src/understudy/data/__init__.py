@@ -6,8 +6,10 @@ A source is one file here and one line in `SOURCES`.
 from pathlib import Path
 
 from understudy.core.records.errors import UnknownName
+from understudy.data.activations import ORIGIN, Activations, Manifest
 from understudy.data.documents import Document, Source, Split
 from understudy.data.hub import HubText
+from understudy.data.images import ImageFolder
 from understudy.data.labels import Column, column
 from understudy.data.order import Order
 from understudy.data.packing import Packed, Tokens, pack, tokenise

@@ -16,10 +16,10 @@ from understudy.core.records.config import Config
 from understudy.core.records.errors import BadInput
 from understudy.core.records.progress import SILENT, Progress
 from understudy.core.site import Site
-from understudy.networks import open_network
 from understudy.workflows._benching.machine import check_out, keep, machine
 from understudy.workflows._benching.quiet import Watch
 from understudy.workflows._data import open_sequences
+from understudy.workflows._opening import open_network
 from understudy.workflows._training import harvest as harvesting
 from understudy.workflows._training.aims import objective
 from understudy.workflows._training.build import plan
@@ -32,7 +32,7 @@ class BenchHarvestConfig(Config):
     """What is harvested. Other choices are those of `understudy train`."""
 
     network: str = "demo"
-    """demo, demo:NAME, hf:ORG/NAME, hf:PATH or py:package.module:function."""
+    """demo, demo:NAME, organism:NAME, hf:ORG/NAME, hf:PATH or py:package.module:function."""
     kind: str = "transcoder"
     """Kind of dictionary: decides what is read at `sites`."""
     sites: str = "mlp"

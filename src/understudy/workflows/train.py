@@ -21,19 +21,20 @@ from understudy.core.records.progress import SILENT, Progress
 from understudy.core.replacement import Replacement
 from understudy.core.site import Site
 from understudy.core.weights import save_tensors
-from understudy.networks import open_network
 from understudy.workflows._data import open_sequences
+from understudy.workflows._opening import open_network
 from understudy.workflows._runs import check_network, fingerprint, load_groups
 from understudy.workflows._training.aims import objective
 from understudy.workflows._training.build import Plan, build, plan
 from understudy.workflows._training.decided import decided
-from understudy.workflows._training.feed import Position, Served, feed
+from understudy.workflows._training.feed import Position, Served, Source, feed
 from understudy.workflows._training.finish import Conversion, finish, open_checked
 from understudy.workflows._training.harvest import Harvest
 from understudy.workflows._training.interrupt import Interrupt
 from understudy.workflows._training.resample import Resample
 from understudy.workflows._training.rules import rule_maker
 from understudy.workflows._training.session import how_to_continue, record_session, restore, save
+from understudy.workflows._training.stored import open_stored
 from understudy.workflows._training.trainer import Schedule, Trainer
 
 LOG_EVERY = 20
@@ -58,7 +59,7 @@ class TrainConfig(Config):
     """Everything a training run depends on."""
 
     network: str = "demo"
-    """demo, demo:NAME, hf:ORG/NAME, hf:PATH or py:package.module:function."""
+    """demo, demo:NAME, organism:NAME, hf:ORG/NAME, hf:PATH or py:package.module:function."""
     kind: str = "transcoder"
     """sae, transcoder, skip_transcoder, crosscoder, clt, components, tied_components, or the path of your own class:
     my_lab.sae.MySAE."""
@@ -96,7 +97,7 @@ class TrainConfig(Config):
     prefixes: str | None = None
     """matryoshka: sizes of the groups of latents, e.g. 64,64,128,256; they add up to n_latents."""
     local_weight: float | None = None
-    """kl, loss, gradient_weighted: weight of the local FVU beside it; by default 0, and 0.1 of gradient_weighted."""
+    """kl, loss, gradient_weighted: weight of the local FVU beside it; by default 0.5, and 0.1 of gradient_weighted."""
     probes: PositiveInt = 1
     """gradient_weighted: draws of the output for each input, each a pass back through the network."""
     layerwise: float = 1.0
@@ -106,9 +107,11 @@ class TrainConfig(Config):
     tokens: Count = 2_000_000
     """Places to train on; 500k, 2M and 1B are understood."""
     data: str = "stdlib"
-    """stdlib, text:FILE_OR_FOLDER_OR_GLOB or hf:DATASET[:SPLIT]."""
+    """stdlib, text:FILE_OR_FOLDER_OR_GLOB, images:FOLDER or hf:DATASET[:SPLIT]."""
     context: PositiveInt | None = None
     """Tokens a sequence; by default 256 or the network's own limit."""
+    activations: Path | None = None
+    """Train on what `understudy collect` wrote to this folder; the network still gives starting points, thresholds."""
     batch: PositiveInt = 2048
     """Places a step."""
     lr: float | None = None
@@ -163,7 +166,7 @@ def train(config: TrainConfig, progress: Progress = SILENT, network: Network | N
     config = decided(config)
     check_config(config)
     if network is None:
-        network = open_network(config.network, device=config.device)
+        network = open_network(config.network, device=config.device, progress=progress)
     elif not config.resume:
         config = config.model_copy(update={"network": network.name})
     check_network(folder, network)
@@ -183,13 +186,14 @@ def train(config: TrainConfig, progress: Progress = SILENT, network: Network | N
             harvest = Harvest(network, sequences, what.sites, config.seed, chunk)
             trainer = start(config, network, starting_sample(harvest), what)
             _check_runs(network, trainer)
+            source = open_stored(config, folder, harvest, progress) if config.activations else harvest
             _say_repeats(config, harvest, progress)
         position = restore(folder, trainer, progress) if config.resume else {"chunk": 0, "batch": 0}
         record_session(folder, trainer.step)
-        weights = {"network weights": fingerprint(network)}
+        weights = {"network weights": fingerprint(network), **source.provenance}
         folder.write_json("provenance.json", folder.read_json("provenance.json") | weights)
         progress.say(f"training {len(trainer.groups)} groups at {len(what.sites)} sites; results go to {folder.path}")
-        _loop(config, folder, trainer, harvest, position, progress)
+        _loop(config, folder, trainer, source, position, progress)
         conversion = finish(config, folder, network, trainer, harvest, checked, progress)
         return Trained(folder, config, network, load_groups(folder, code=True), conversion)
 
@@ -226,7 +230,8 @@ def check_config(config: TrainConfig) -> None:
     if config.search == "bf16" and config.sparsity not in ("topk", "multi_topk"):
         raise BadInput(f"--search bf16 finds the k largest: it is for topk and multi_topk, not for {config.sparsity}.")
     rule_maker(config)
-    objective(config, 0)
+    if objective(config, 0).needs == "sequences" and config.activations:
+        raise BadInput(f"--activations holds rows, and this needs whole sequences (--objective {config.objective}).")
     for name, value in (("lr", config.lr), ("aux_weight", config.aux_weight)):
         if value is not None and not 0 <= value < float("inf"):
             raise BadInput(f"{name}={value}: it must be a number, 0 or above.")
@@ -295,11 +300,11 @@ def _say_repeats(config: TrainConfig, harvest: Harvest, progress: Progress) -> N
 
 
 def _loop(
-    config: TrainConfig, folder: RunFolder, trainer: Trainer, harvest: Harvest, position: Position, progress: Progress
+    config: TrainConfig, folder: RunFolder, trainer: Trainer, source: Source, position: Position, progress: Progress
 ) -> None:
     """Train to the end of the run, and save there: whatever finishing runs into, the training is not lost."""
     saved_at, at = time.monotonic(), position
-    served = feed(harvest, trainer.objective.needs, config.batch, position)
+    served = feed(source, trainer.objective.needs, config.batch, position)
     with progress.task("training", config.tokens, "places") as task, Interrupt() as interrupt:
         task.update(trainer.places)
         while trainer.places < config.tokens and not interrupt.asked:

@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from understudy.workflows.train import TrainConfig
 
 OBJECTIVES = ("local", "matryoshka", "kl", "loss", "gradient_weighted", "stochastic_masks")
+LOCAL_WEIGHTS = {"kl": 0.5, "loss": 0.5, "gradient_weighted": 0.1}
+"""Of the local FVU beside an objective that looks downstream. Without it an end-to-end dictionary rebuilds activations
+up to what the next norm takes away, their size for one, and thresholds fitted to it fire in the wrong places (measured:
+docs/log.md)."""
 
 
 def objective(config: "TrainConfig", k_aux: int) -> Objective:
@@ -18,7 +22,7 @@ def objective(config: "TrainConfig", k_aux: int) -> Objective:
     local = LocalFVU(k_aux if config.dead == "auxk" else 0, check_coefficient("aux_weight", config.aux_weight))
     if config.prefixes is not None and config.objective != "matryoshka":
         raise BadInput(f"--prefixes belong to --objective matryoshka, not to {config.objective}.")
-    if config.local_weight and config.objective not in ("kl", "loss", "gradient_weighted"):
+    if config.local_weight and config.objective not in LOCAL_WEIGHTS:
         takers = "kl, loss and gradient_weighted"
         raise BadInput(f"--local-weight belongs to --objective {takers}; {config.objective} is local by itself.")
     if config.objective != "stochastic_masks" and (config.layerwise, config.faithfulness) != (1.0, 0.0):
@@ -31,13 +35,18 @@ def objective(config: "TrainConfig", k_aux: int) -> Objective:
         case "matryoshka":
             return Matryoshka(prefix_sizes(config.prefixes, config.n_latents), local)
         case "kl" | "loss":
-            return EndToEnd(config.objective, check_coefficient("local_weight", config.local_weight or 0.0), local)
+            return EndToEnd(config.objective, _local_weight(config), local)
         case "gradient_weighted":
-            weight = 0.1 if config.local_weight is None else check_coefficient("local_weight", config.local_weight)
-            return GradientWeighted(config.probes, weight, config.seed, local)
+            return GradientWeighted(config.probes, _local_weight(config), config.seed, local)
         case "stochastic_masks":
             return StochasticMasks(config.layerwise, config.faithfulness, config.seed)
     raise UnknownName.among("objective", config.objective, OBJECTIVES)
+
+
+def _local_weight(config: "TrainConfig") -> float:
+    """As asked for, or the objective's own."""
+    asked = LOCAL_WEIGHTS[config.objective] if config.local_weight is None else config.local_weight
+    return check_coefficient("local_weight", asked)
 
 
 def prefix_sizes(text: str | None, n_latents: int) -> tuple[int, ...]:

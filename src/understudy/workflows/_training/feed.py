@@ -8,6 +8,10 @@ from understudy.core.objective import OnSequences
 from understudy.core.records.errors import BadActivations
 from understudy.data import Order
 from understudy.workflows._training.harvest import Harvest
+from understudy.workflows._training.stored import Stored
+
+Source = Harvest | Stored
+"""Where rows come from: the network, or a folder that `understudy collect` wrote."""
 
 Position = dict[str, int]
 """Where in the data a run is: the chunk, and batches of it that are done. A sequence step is a chunk of one batch."""
@@ -20,16 +24,19 @@ class Served(NamedTuple):
     """The position once this is trained on."""
 
 
-def feed(harvest: Harvest, needs: Literal["rows", "sequences"], batch: int, position: Position) -> Iterator[Served]:
-    """Endless. batch: places of a step; of whole sequences as many as hold about that."""
-    return _rows(harvest, batch, position) if needs == "rows" else _sequences(harvest, batch, position)
+def feed(source: Source, needs: Literal["rows", "sequences"], batch: int, position: Position) -> Iterator[Served]:
+    """Endless. batch: places of a step; of whole sequences as many as hold about that. Those come from a harvest."""
+    if needs == "rows":
+        return _rows(source, batch, position)
+    assert isinstance(source, Harvest)
+    return _sequences(source, batch, position)
 
 
-def _rows(harvest: Harvest, batch: int, position: Position) -> Iterator[Served]:
+def _rows(source: Source, batch: int, position: Position) -> Iterator[Served]:
     chunk, skip = position["chunk"], position["batch"]
     while True:
         n = skip
-        for acts in harvest.batches(chunk, batch, skip):
+        for acts in source.batches(chunk, batch, skip):
             n += 1
             yield Served(acts, None, {"chunk": chunk, "batch": n})
         chunk, skip = chunk + 1, 0

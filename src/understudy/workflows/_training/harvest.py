@@ -6,6 +6,7 @@ carried from one chunk to the next, so a run resumes by harvesting its current c
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -30,8 +31,12 @@ class Harvest:
     chunk_sequences: int
     n_rows: int = 0
     """Rows of the chunk that was harvested last."""
+    origin: Tensor = field(default_factory=lambda: torch.zeros(0, 2, dtype=torch.long))
+    """[n_rows, 2]: the sequence of the data and the place in it that each of these rows is from."""
     _order: Order = field(init=False)
     _buffer: dict[Site, Tensor] = field(default_factory=dict)
+
+    provenance: ClassVar[dict[str, str]] = {}
 
     def __post_init__(self) -> None:
         self._order = Order(len(self.sequences), self.seed)
@@ -39,25 +44,26 @@ class Harvest:
     def chunk(self, number: int) -> dict[Site, Tensor]:
         """Rows [n, d] of each site, fp32, unshuffled; one preallocated buffer is reused. Raises BadActivations."""
         picked = self._order.batch(number, self.chunk_sequences)
-        filled = 0
+        filled, origin = 0, []
         for i in range(0, len(picked), FORWARD_SEQUENCES):
             batch = self.sequences.batch(picked[i : i + FORWARD_SEQUENCES]).to(self.network.device)
             acts = self.network.record(batch, self.sites)
             _check_places(acts)
-            n = 0
+            counted = None if batch.mask is None or bool(batch.mask.all()) else batch.mask.reshape(-1)
+            origin.append(_origin(picked[i : i + FORWARD_SEQUENCES], next(iter(acts.values())), counted))
+            n = len(origin[-1])
             for site, value in acts.items():
                 rows = value.reshape(-1, value.shape[-1])
-                if batch.mask is not None and not bool(batch.mask.all()):
-                    rows = rows[batch.mask.reshape(-1)]
-                if not bool(torch.isfinite(rows).all()):
+                if counted is not None:
+                    rows = rows[counted]
+                if not is_finite(rows):
                     raise BadActivations(
                         f"{site} gave NaN or infinite activations on sequences "
                         f"{picked[i : i + FORWARD_SEQUENCES].tolist()} of the data (chunk {number})."
                     )
-                n = len(rows)
                 self._place(site, rows, filled, value[0].numel() // value.shape[-1])
             filled += n
-        self.n_rows = filled
+        self.n_rows, self.origin = filled, torch.cat(origin)
         return {site: rows[:filled] for site, rows in self._buffer.items()}
 
     def _place(self, site: Site, rows: Tensor, at: int, places: int) -> None:
@@ -71,12 +77,36 @@ class Harvest:
 
     def shuffled(self, rows: dict[Site, Tensor], number: int, size: int, skip: int = 0) -> Iterator[dict[Site, Tensor]]:
         """The rows of chunk `number`, in its order."""
-        n = len(next(iter(rows.values())))
-        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + number) % (1 << 63))
-        order = torch.randperm(n, generator=generator, device="cpu")
-        for start in range(skip * size, n, size):
-            index = order[start : start + size]
+        yield from in_batches(rows, self.order(number, len(next(iter(rows.values())))), size, skip)
+
+    def order(self, number: int, n: int) -> Tensor:
+        """In which the n rows of chunk `number` are served."""
+        return row_order(self.seed, number, n)
+
+
+def row_order(seed: int, number: int, n: int) -> Tensor:
+    """A permutation of a chunk's n rows."""
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + number) % (1 << 63))
+    return torch.randperm(n, generator=generator, device="cpu")
+
+
+def in_batches(rows: dict[Site, Tensor], order: Tensor, size: int, skip: int) -> Iterator[dict[Site, Tensor]]:
+    """Rows in an order, `size` at a time, the first `skip` batches left out."""
+    for index in order[skip * size :].split(size):
+        if len(index):
             yield {site: value.index_select(0, index.to(value.device)) for site, value in rows.items()}
+
+
+def is_finite(rows: Tensor) -> bool:
+    """No NaN and nothing infinite. A sum shows either, in one pass; where it only overflowed, a closer look."""
+    return bool(rows.sum().isfinite()) or bool(torch.isfinite(rows).all())
+
+
+def _origin(picked: Tensor, value: Tensor, counted: Tensor | None) -> Tensor:
+    """[rows, 2]: sequence and place of each row of one forward pass."""
+    places = value[0].numel() // value.shape[-1]
+    origin = torch.stack([picked.repeat_interleave(places), torch.arange(places).repeat(len(picked))], 1)
+    return origin if counted is None else origin[counted.to(origin.device)]
 
 
 def _check_places(acts: dict[Site, Tensor]) -> None:
