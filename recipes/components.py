@@ -11,12 +11,14 @@ feature. Writes `components.json` and `components.md`; runs that are there are k
 
 import argparse
 import json
+from copy import deepcopy
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 from understudy.cli.progress import TerminalProgress
+from understudy.core.network import Network
 from understudy.core.records.artifact import RunFolder
 from understudy.core.records.metric import Measured, exact
 from understudy.core.records.progress import Progress
@@ -55,16 +57,17 @@ ARMS = {
     "untied": {"kind": "components"},
     "tied, one-sided": {"kind": "tied_components", "one_sided": True},
     "one-sided": {"kind": "components", "one_sided": True},
-    "importance x 0.1": {"kind": "tied_components", "importance": 0.1},
-    "importance x 10": {"kind": "tied_components", "importance": 10.0},
-    "importance x 33": {"kind": "tied_components", "importance": 33.0},
-    "twice the components": {"kind": "tied_components", "n_latents": 2},
+    "importance x 0.1": {"kind": "tied_components", "one_sided": True, "importance": 0.1},
+    "importance x 10": {"kind": "tied_components", "one_sided": True, "importance": 10.0},
+    "importance x 33": {"kind": "tied_components", "one_sided": True, "importance": 33.0},
+    "twice the components": {"kind": "tied_components", "one_sided": True, "n_latents": 2},
+    "shuffled": {"kind": "tied_components", "one_sided": True},
     "twin": {"kind": "components"},
     "untrained": {"kind": "components", "tokens": 1},
 }
-"""What is asked for; numbers multiply the toy's own. `twin` decomposes random weights and is scored against the truth
-of the organism; `untrained` stops after one step: both are what chance gives."""
-SHORT = ("tied", "tied, one-sided", "untied", "twin", "untrained")
+"""What is asked for; numbers multiply the toy's own. What chance gives: `shuffled` decomposes the organism's weights in
+another order and `twin` random ones, both scored against the organism's truth; `untrained` stops after one step."""
+SHORT = ("tied", "tied, one-sided", "untied", "shuffled", "twin", "untrained")
 """The arms of the larger toy."""
 
 
@@ -82,15 +85,30 @@ def config(toy: Toy, arm: str, seed: int, out: Path) -> TrainConfig:
 def decomposed(toy: Toy, arm: str, seed: int, out: Path, progress: Progress) -> dict[str, Recovery]:
     """Train if it is not there yet, and score each Linear."""
     world = make_organism(toy.organism, seed, progress)
-    studied = world.negative if arm == "twin" else world
-    assert studied is not None
+    network = studied(world, arm, seed)
     run = out / f"{toy.organism}-{arm.replace(', ', '+').replace(' ', '_')}-{seed}"
     if not (run / "groups.json").exists():
         resume = run.exists()
         asked = TrainConfig(out=run, resume=True) if resume else config(toy, arm, seed, run)
-        train(asked, progress, studied.network)
+        train(asked, progress, network)
     (group,) = load_groups(RunFolder.open(run))
     return {name: score(world, m) for name, m in zip(LINEARS, group.members) if isinstance(m, Components)}
+
+
+@torch.no_grad()
+def studied(world: World, arm: str, seed: int) -> Network:
+    """What is decomposed: the organism, or a world where there is nothing of it to find."""
+    if arm == "twin":
+        assert world.negative is not None
+        return world.negative.network
+    if arm != "shuffled":
+        return world.network
+    network = deepcopy(world.network)
+    read_in, read_out = (network.module.get_parameter(f"{name}.weight") for name in LINEARS)
+    order = torch.randperm(read_in.numel(), generator=torch.Generator().manual_seed(seed))
+    read_in.copy_(read_in.flatten()[order].view_as(read_in))
+    read_out.copy_(read_in.T)
+    return network
 
 
 @torch.no_grad()

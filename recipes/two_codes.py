@@ -28,7 +28,8 @@ def score(organism: str, objective: str, seed: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         config = TrainConfig(
             kind="sae", sites="act", n_latents=LATENTS, k=K, tokens=PLACES, batch=1024, seed=seed,
-            objective=objective, out=Path(folder) / "run", checkpoint_s=3600,
+            objective=objective, local_weight=0.0 if objective == "kl" else None, out=Path(folder) / "run",
+            checkpoint_s=3600,
         )  # fmt: skip
         trained = train(config, network=world.network)
     (member,) = trained.groups[0].members

@@ -171,11 +171,23 @@ def test_position_means_and_the_overall_mean_beyond_them():
 
 
 def test_resample_writes_the_other_sequences_and_asks_for_them():
-    x, other = torch.zeros(2, 3, 1), torch.ones(2, 3, 1)
-    made = Resample(A, torch.zeros(1))
+    x, other = torch.zeros(2, 3, 2), torch.tensor([1.0, -2.0]).expand(2, 3, 2)
+    made = Resample(A, 2)
     with pytest.raises(NeedsRecording, match="needs a recording of the sequences to take activations from"):
         made.reconstruct({A: x})
     assert torch.equal(made.reconstruct({A: x}, Context(clean={A: other}))[A], other)
+
+
+def test_resample_holds_nothing_between_encoding_and_writing():
+    """What it writes is in its latents: sequences encoded in between change nothing, and an edit has its effect."""
+    x, made = torch.zeros(1, 1, 2), Resample(A, 2)
+    first, second = (torch.tensor([[[a, 5.0]]]) for a in (3.0, 4.0))
+    z = made.encode({A: x}, Context(clean={A: first})).z
+    made.encode({A: x}, Context(clean={A: second}))
+    assert torch.equal(made.write(z, {A: x})[A], first)
+    kept = z.keep(torch.tensor([True, False]))
+    assert made.write(kept, {A: x})[A].tolist() == [[[3, 0]]]
+    assert made.atoms(torch.tensor([1]))[A].tolist() == [[0, 1]]
 
 
 def test_places_that_do_not_count_are_in_no_mean():

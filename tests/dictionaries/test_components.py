@@ -50,6 +50,30 @@ def all_open(member: Components) -> None:
 
 
 @pytest.mark.parametrize("cls", [Components, TiedComponents])
+def test_training_starts_with_parts_that_sum_to_the_weight(cls):
+    """Up reads 6 dimensions and down 4, and there are 16 parts: no direction is left to the delta component."""
+    net = network()
+    acts = net.record(net.example(), [Site(m, p) for m in ("up", "down") for p in ("in", "out")])
+    sites = [((Site(m, "in"),), (Site(m),)) for m in ("up", "down")]
+    members = [cls.begin(net, r, w, 16, CausalImportance.start(16), acts, i) for i, (r, w) in enumerate(sites)]
+    for member in cls.group(members, acts).members:
+        torch.testing.assert_close(member.delta(), torch.zeros_like(member.weight), rtol=0, atol=1e-5)
+        torch.testing.assert_close(member.W_enc.T @ member.W_dec, member.weight, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("n_latents", [1, 5, 6, 7])
+def test_parts_start_no_longer_than_they_help(n_latents):
+    """As many parts as dimensions are nearly dependent in some draws: what they hardly span stays with the delta."""
+    net = network()
+    weight = net.module.up.weight.detach()
+    for seed in range(50):
+        rule = CausalImportance.start(n_latents)
+        made = Components.begin(net, (Site("up", "in"),), (Site("up"),), n_latents, rule, {}, seed)
+        assert made.W_dec.norm() < 10 * weight.norm()
+        assert made.delta().norm() < weight.norm() * 1.0001
+
+
+@pytest.mark.parametrize("cls", [Components, TiedComponents])
 def test_with_all_gates_open_it_is_the_network_itself(cls):
     net, batch = network(), network().example()
     group = started(net, cls)

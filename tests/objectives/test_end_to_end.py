@@ -14,7 +14,9 @@ from understudy.core.site import Site
 from understudy.dictionaries import SAE
 from understudy.objectives import EndToEnd, LocalFVU
 from understudy.sparsity import TopK
+from understudy.workflows._training.aims import objective
 from understudy.workflows._training.trainer import Schedule, Trainer
+from understudy.workflows.train import TrainConfig
 
 SITE, D, N = Site("first"), 8, 12
 
@@ -95,12 +97,12 @@ def test_gradients_pass_through_the_network_to_every_parameter():
 def test_it_finds_what_the_output_reads_where_local_training_finds_what_is_loud():
     """At equal L0 and places. The trainer hands sequences to an objective that needs them."""
     kl = {}
-    for name, objective in (("local", LocalFVU()), ("end to end", EndToEnd("kl"))):
+    for name, aim in (("local", LocalFVU()), ("end to end", EndToEnd("kl"))):
         group, net = Group([sae(1)]), network()
-        trainer = Trainer([group], objective, [TrainingState({SITE: 98.0})], Schedule(2e-2), 150 * 30, 10**9, 0.0)
+        trainer = Trainer([group], aim, [TrainingState({SITE: 98.0})], Schedule(2e-2), 150 * 30, 10**9, 0.0)
         for i in range(150):
             b = batch(10 + i)
-            trainer.train_step(rows(b), OnSequences(net, b) if objective.needs == "sequences" else None)
+            trainer.train_step(rows(b), OnSequences(net, b) if aim.needs == "sequences" else None)
         with torch.no_grad():
             kl[name] = loss(EndToEnd("kl"), group, batch(999, 100)).total.item()
     assert kl["end to end"] < 0.7 * kl["local"]
@@ -126,3 +128,36 @@ def test_the_loss_is_taken_over_places_that_have_a_target():
     found = EndToEnd("loss")(group, acts, group.encode(acts), OnSequences(net, b), TrainingState({SITE: 98.0}))
     replaced = net.module.second(group.reconstruct({SITE: b.inputs["x"]})[SITE]).log_softmax(-1)
     assert found.total.item() == pytest.approx(-replaced[:, :-1, 0].mean().item(), rel=1e-5)
+
+
+def test_what_the_output_does_not_read_is_free_without_the_local_term_alone():
+    """A norm follows, and an SAE writes three times too much: to the divergence it is as good as before."""
+
+    class Normed(Reader):
+        def forward(self, x):
+            return self.second(nn.functional.normalize(self.first(x), dim=-1)).log_softmax(-1)
+
+    b, net = batch(4), Behaving(Normed(), batch())
+    right = sae()
+    loud = right.with_sparsity(TopK(2))
+    with torch.no_grad():
+        for name in ("W_dec", "b_dec", "out_center"):
+            if (value := getattr(loud, name)) is not None:
+                value *= 3
+
+    def total(member: SAE, local_weight: float) -> float:
+        group, acts = Group([member]), rows(b)
+        state = TrainingState({SITE: 98.0})
+        return EndToEnd("kl", local_weight)(group, acts, group.encode(acts), OnSequences(net, b), state).total.item()
+
+    assert total(loud, 0.0) == pytest.approx(total(right, 0.0), rel=1e-4)
+    assert total(loud, 0.5) > 1.5 * total(right, 0.5)
+
+
+def test_training_end_to_end_keeps_the_local_term_unless_it_is_taken_out():
+    """At --local-weight 0 thresholds were measured to cost an end-to-end dictionary more (docs/log.md)."""
+    for asked, weight in ((None, 0.5), (0.0, 0.0), (2.0, 2.0)):
+        for name in ("kl", "loss"):
+            made = objective(TrainConfig(objective=name, local_weight=asked), 0)
+            assert isinstance(made, EndToEnd)
+            assert made.local_weight == weight

@@ -79,17 +79,34 @@ class PositionMean(Constant):
         return {self.writes[0]: torch.cat([known, beyond]).expand(x.shape)}
 
 
-class Resample(Constant):
-    """Writes what a clean pass over other sequences held at the same places: run with a recording of the others."""
+class Resample(Dictionary):
+    """Writes what a clean pass over other sequences held at the same places: run with a recording of the others.
+
+    A latent for each dimension of the site; its value is what the other sequence held there.
+    """
 
     kind: ClassVar[str] = "resample"
     scope = "sequence"
 
+    def __init__(self, site: Site, width: int) -> None:
+        super().__init__()
+        self.reads = self.writes = (site,)
+        self.n_latents = width
+        self.register_buffer("eye", torch.eye(width))
+
+    eye: Tensor
+
     def encode(self, acts: Acts, ctx: Context = NO_CONTEXT) -> Encoded:
         if ctx.clean is None:
             raise NeedsRecording("resample ablation needs a recording of the sequences to take activations from.")
-        self._other = ctx.clean[self.writes[0]]
-        return super().encode(acts, ctx)
+        other = ctx.clean[self.writes[0]]
+        return Encoded(Latents.from_dense(other), LinearPre(other, self.eye, self.eye.new_zeros(self.n_latents)))
+
+    def decode(self, z: Latents) -> dict[Site, Float[Tensor, "*places d"]]:
+        return {self.writes[0]: z.dense()}
+
+    def atoms(self, ids: Int[Tensor, " m"]) -> dict[Site, Float[Tensor, "m d"]]:
+        return {self.writes[0]: self.eye[ids]}
 
     def rest(self, acts: Acts) -> dict[Site, Float[Tensor, "*places d"]]:
-        return {self.writes[0]: self._other}
+        return {self.writes[0]: torch.zeros_like(acts[self.reads[0]])}

@@ -45,7 +45,9 @@ class Components(LinearDictionary):
         sample: Acts,
         seed: int,
     ) -> Self:
-        """Random unit directions, U_c scaled by the overlap of its component with the weight (the paper's code).
+        """Random unit V_c, and the shortest U_c with which the parts sum to the weight, so that the delta component
+        starts at 0 where there are enough parts. Ours: the paper's code takes random U_c too, scaled by their overlap
+        with the weight, which was measured to let more features share a component (docs/log.md).
 
         Raises BadInput for a Linear that is called more than once.
         """
@@ -55,9 +57,10 @@ class Components(LinearDictionary):
             raise BadInput(f"{path} is called {calls} times in one forward pass: its components would have no place.")
         weight, bias = linear_map(network.module.get_submodule(path))
         generator = torch.Generator().manual_seed(seed)
-        V, U = (unit_rows(n_latents, d, generator) for d in weight.shape)
+        V = unit_rows(n_latents, len(weight), generator)
         arrays = {"W_enc": V, "b_enc": torch.zeros(n_latents)}
-        arrays["W_dec"] = U * torch.einsum("ci,io,co->c", V, weight, U)[:, None]
+        # Directions that the V_c hardly span are left to the delta component: their U_c would be very long.
+        arrays["W_dec"] = torch.linalg.pinv(V.T, rtol=0.1) @ weight
         arrays["W_skip"] = weight - V.T @ arrays["W_dec"]
         if bias is not None:
             arrays["b_dec"] = bias

@@ -83,7 +83,8 @@ def build_arms(
         made: dict[str, list[Dictionary]] = {}
         for j, t in enumerate(wanted):
             task.update(j, str(t.write))
-            full = torch.cat(whole[t.write]), torch.cat(counted[t.write])
+            over_time = network.layout(t.write).calls == "time"  # a call does not know its position
+            full = None if over_time else (torch.cat(whole[t.write]), torch.cat(counted[t.write]))
             for name, dictionary in _rivals(t, sample, full, neurons.get(t.write), seed).items():
                 made.setdefault(name, []).append(dictionary)
         task.update(len(wanted) + 1)
@@ -95,19 +96,20 @@ def build_arms(
 
 
 def _rivals(
-    t: Target, sample: dict, full: tuple[torch.Tensor, torch.Tensor], neurons, seed: int
+    t: Target, sample: dict, full: tuple[torch.Tensor, torch.Tensor] | None, neurons, seed: int
 ) -> dict[str, Dictionary]:
-    """sample: rows of the places that count; full: whole sequences at the written site, and which places count."""
-    k, (whole, counted) = max(1, round(t.l0)), full
+    """sample: rows of the places that count; full: whole sequences at the written site, and which places count; None
+    for no mean at each position."""
+    k = max(1, round(t.l0))
     out: dict[str, Dictionary] = {
         "zero": Constant.zero(t.write, sample),
         "mean": Constant.mean(t.write, sample),
-        "resample": Resample(t.write, sample[t.write][0]),
+        "resample": Resample(t.write, sample[t.write].shape[-1]),
         "pca": PCA.fit(t.write, sample, k, Identity()),
         "random_dictionary": RandomDictionary.fit(t.read, t.write, t.n_latents, TopK(k), sample, seed),
     }
-    if whole.dim() == 3 and len(whole):
-        out["position_mean"] = PositionMean.fit(t.write, whole, counted)
+    if full is not None and full[0].dim() == 3 and len(full[0]):
+        out["position_mean"] = PositionMean.fit(t.write, *full)
     if t.read == t.write:
         d = sample[t.write].shape[-1]
         out["top_channels_mean_filled"] = TopNeurons.channels(t.write, d, min(k, d), sample)

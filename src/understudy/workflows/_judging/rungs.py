@@ -12,7 +12,8 @@ from understudy.core.records.metric import Metric, NotMeasured
 from understudy.core.records.progress import Progress, Task
 from understudy.data import Packed
 from understudy.metrics import ArmSums, Bootstrap, equivalent_compute
-from understudy.networks import open_network, rungs
+from understudy.networks import rungs
+from understudy.workflows._opening import open_network
 
 AT_ONCE = 8
 
