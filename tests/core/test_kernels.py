@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from understudy.core import pattern as patterns
+from understudy.core import top as tops
 from understudy.core.pattern import Decode, Pattern, Sampled
 
 if find_spec("triton") is None:
@@ -102,6 +103,19 @@ def test_gradients_through_the_kernels_are_the_eager_ones(monkeypatch):
     for found, wanted in zip(gradients(), eager, strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-4)
     assert len(used) >= 5
+
+
+@pytest.mark.parametrize("search", [tops.largest, tops.largest_of_candidates])
+def test_a_search_by_kernels_keeps_the_latents_that_the_eager_one_keeps(monkeypatch, search):
+    x, W, b = drawn(6, 16), drawn(300, 16, seed=2), drawn(300, seed=3)
+    monkeypatch.setattr(tops, "kernels_for", lambda like: None)
+    wanted = search(x, W, b, 5)[0].view(6, 5).sort(1).values
+    used = []
+    monkeypatch.setattr(tops, "kernels_for", lambda like: used.append(like) or kernels)
+    ids, values = search(x, W, b, 5)
+    assert torch.equal(ids.view(6, 5).sort(1).values, wanted)
+    torch.testing.assert_close(values.view(6, 5), (x @ W.T + b).gather(1, ids.view(6, 5)))
+    assert used
 
 
 @pytest.mark.skipif(GPU, reason="there is a GPU: the kernels ran on it")

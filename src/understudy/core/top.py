@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from understudy.core.pattern import CHUNK_BYTES, Pattern
+from understudy.core.pattern import CHUNK_BYTES, Pattern, kernels_for
 from understudy.core.records.errors import Imprecise
 
 UNIT = 2.0**-8
@@ -44,17 +44,24 @@ def top(block: Float[Tensor, "r L"], k: int) -> tuple[Int[Tensor, "r k"], Float[
     n = block.shape[1]
     size = _block_size(n, k)
     if size == 1:
-        values, ids = block.topk(k, dim=1, sorted=False)
-        return ids, values
+        return _ranked(block, k)
     n_blocks = n // size
     maxima = block[:, : size * n_blocks].unflatten(1, (size, n_blocks)).amax(1)
-    first = maxima.topk(k, dim=1, sorted=False).indices
+    first, _ = _ranked(maxima, k)
     inside = first[:, None, :] + torch.arange(0, size * n_blocks, n_blocks, device=block.device)[:, None]
     rest = torch.arange(size * n_blocks, n, device=block.device).expand(len(block), -1)
     columns = torch.cat([inside.flatten(1), rest], 1)
     at = torch.arange(0, block.numel(), n, device=block.device)[:, None]
-    values, picked = block.view(-1).take(columns + at).topk(k, dim=1, sorted=False)
+    picked, values = _ranked(block.view(-1).take(columns + at), k)
     return columns.gather(1, picked), values
+
+
+def _ranked(x: Float[Tensor, "r n"], k: int) -> tuple[Int[Tensor, "r k"], Float[Tensor, "r k"]]:
+    """Ids and values of the k largest of each row, not in order."""
+    if (kernels := kernels_for(x)) is not None and x.shape[1] <= kernels.MOST_RANKED:
+        return kernels.top(x, k)
+    values, ids = x.topk(k, dim=1, sorted=False)
+    return ids, values
 
 
 def _block_size(n: int, k: int) -> int:
@@ -117,7 +124,7 @@ class Narrow:
         products = torch.mm(narrow, self.W.T, out=self.held[: len(x)])
         maxima = products.unflatten(1, (self.size, self.n_blocks)).amax(1).to(x.dtype)
         bound = (slip @ self.limits) * 1.001 + 1.01 * UNIT * maxima.abs()
-        least = (maxima - bound).topk(self.k, dim=1, sorted=False).values.amin(1)
+        least = _ranked(maxima - bound, self.k)[1].amin(1)
         possible = maxima + bound >= least[:, None]
         row, block = (possible & (possible.sum(1, keepdim=True) <= self.most)).nonzero(as_tuple=True)
         flat = row * products.shape[1] + block
