@@ -9,7 +9,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "open_network": "networks", "AnyModule": "networks", "HFCausalLM": "networks",
+    "open_network": "workflows._opening", "AnyModule": "networks", "HFCausalLM": "networks",
     "open_data": "data", "find_sites": "core.names", "find_parts": "core.names",
     "Site": "core.site", "Tap": "core.tap", "Batch": "core.batch", "Network": "core.network", "Layout": "core.network",
     "Part": "core.network", "NamedSite": "core.network",

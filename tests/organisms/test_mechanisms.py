@@ -142,3 +142,41 @@ def test_new_reasons_are_the_only_thing_that_is_new():
     novel = world.data["novel_pair"].batch(slice(0, 64)).inputs["x"].flatten(0, 1)
     assert (novel[:, 4] * novel[:, 5] > 0).all()
     assert not (train[:, 4] * train[:, 5] > 0).any()
+
+
+def test_checkpoints_are_the_weights_of_their_epochs_in_half_precision():
+    module = modular._module()
+    network = modular._network(module, "sums", dict(zip(("train", "held_out"), modular._data(0))))
+    assert modular.checkpoints(network) == []
+    kept = []
+    for epoch in (0, 100):
+        modular._keep(module, epoch)
+        kept.append(torch.cat([p.detach().flatten() for p in module.parameters()]))
+        with torch.no_grad():
+            module.unembed.weight.add_(1.0)
+    found = modular.checkpoints(network)
+    assert [epoch for epoch, _ in found] == [0, 100]
+    for wanted, (_, then) in zip(kept, found):
+        weights = torch.cat([p.detach().flatten() for p in then.module.parameters()])
+        assert torch.equal(weights, wanted.half().float())
+    assert found[1][1].name == "sums@100"
+
+
+def test_a_point_of_the_curve_has_the_figures_of_its_network(monkeypatch):
+    """The same definitions as the organism's checks, at each checkpoint; and an untrained network is at chance."""
+    keys, p = [3, 10], modular.P
+    train, held_out = modular._data(0)
+    network = modular._network(modular._module(), "sums", {"train": train, "held_out": held_out})
+    point = modular._point(700, network, keys)
+    assert point.epoch == 700
+    assert point.restricted_loss == pytest.approx(modular.restricted_loss(network, keys).value)
+    assert point.excluded_loss == pytest.approx(modular.excluded_loss(network, keys, train).value)
+    assert point.held_out_loss == pytest.approx(math.log(p), abs=0.5)
+    assert point.held_out_right < 0.06
+    a = torch.arange(p, dtype=torch.float64)
+    total = (a[:, None, None] + a[None, :, None] - a).reshape(p * p, p)
+    monkeypatch.setattr(modular, "_logits", lambda n: sum(30 * torch.cos(2 * math.pi * k * total / p) for k in keys))
+    point = modular._point(0, network, keys)
+    assert point.held_out_right == 1
+    assert point.restricted_loss == pytest.approx((point.train_loss + point.held_out_loss) / 2, abs=1e-9)
+    assert point.excluded_loss == pytest.approx(math.log(p), abs=1e-6)

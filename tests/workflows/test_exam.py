@@ -7,7 +7,7 @@ import torch
 
 from understudy.cli.commands import organism as organism_command
 from understudy.cli.commands import organisms as organisms_command
-from understudy.core.records.errors import BadFolder, UnknownName
+from understudy.core.records.errors import BadData, BadFolder, UnknownName
 from understudy.core.records.metric import Measured
 from understudy.core.records.progress import SILENT
 from understudy.networks import open_network
@@ -15,7 +15,7 @@ from understudy.organisms import ORGANISMS, make_organism
 from understudy.organisms._planted import ACT
 from understudy.organisms.two_codes import _code
 from understudy.workflows._exam.features import _Target
-from understudy.workflows.exam import ExamConfig, _chosen, _lost
+from understudy.workflows.exam import Exam, ExamConfig, _chosen, _lost
 from understudy.workflows.organisms import OrganismConfig, OrganismsConfig, list_organisms, write_organism
 
 
@@ -90,16 +90,24 @@ def test_papers_are_chosen_by_name():
         _chosen(ExamConfig(about="backdoor", names="sort"))
 
 
+def exam_of(row, seed=0):
+    return Exam(about="features", preset="quick", seed=seed, rows=[row], wall_s=1.0)
+
+
 def test_a_lost_mark_is_said(synthetic, tmp_path):
     target = _Target(synthetic, ACT, 0)
     true = synthetic.truth.directions(ACT)
     good = target.row("synthetic", "sae", ACT, true, everything(true))
     bad = target.row("synthetic", "sae", ACT, true.flip(1), everything(true))
     history = tmp_path / "exams.jsonl"
-    assert _lost(history, [bad]) == []
-    history.write_text(json.dumps({"rows": [good.model_dump()]}) + "\n")
-    assert _lost(history, [good]) == []
-    assert [text.split(":")[0] for text in _lost(history, [bad])] == ["synthetic, sae"]
+    assert _lost(history, exam_of(bad)) == []
+    history.write_text(exam_of(good).model_dump_json() + "\n")
+    assert _lost(history, exam_of(good)) == []
+    assert [text.rsplit(":", 1)[0] for text in _lost(history, exam_of(bad))] == ["synthetic, sae at embed:out"]
+    assert _lost(history, exam_of(bad, seed=1)) == [], "another seed is another exam"
+    history.write_text("a note\n")
+    with pytest.raises(BadData, match="line 1"):
+        _lost(history, exam_of(good))
 
 
 def test_an_organism_is_written_and_opens_as_a_network(tmp_path, monkeypatch):

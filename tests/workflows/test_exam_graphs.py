@@ -22,6 +22,10 @@ def test_every_organism_has_a_graph():
     assert set(GRAPHS) == set(ORGANISMS)
 
 
+def test_a_reason_is_kept_only_for_organisms_that_need_one():
+    assert set(graphs.ALIKE) == {name for name, _ in KNOWN_EQUALS} - {"parentheses"}
+
+
 @pytest.mark.parametrize("name", ["sort", "histogram", "fraction_previous", "induction"])
 def test_a_graph_beats_random_graphs_at_three_sizes(name):
     rows = graph_rows(name, 0, SILENT)

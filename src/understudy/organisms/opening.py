@@ -3,10 +3,12 @@
 import json
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from understudy.core.records.errors import BadFolder, BadWeights, UnknownName
+from understudy.core.network import Network
+from understudy.core.records.errors import BadFolder, BadInput, BadWeights, UnknownName
 from understudy.core.records.progress import SILENT, Progress
 from understudy.core.weights import load_tensors, save_tensors
 from understudy.core.world import CheckResult, World
@@ -17,23 +19,35 @@ _NETWORK = '''"""The organism {name}. From this folder: understudy train --netwo
 
 from pathlib import Path
 
-from understudy.organisms import open_organism
+{imports}from understudy.organisms import open_organism
 
 
 def {name}():
-    return open_organism(Path(__file__).parent).network
+    return open_organism(Path(__file__).parent{base}).network
 '''
 
 
-def make_organism(name: str, seed: int = 0, progress: Progress = SILENT) -> World:
+def make_organism(name: str, seed: int = 0, progress: Progress = SILENT, base: Network | None = None) -> World:
     """Built by hand, or trained from the seed and cached: the same bits each time. torch's own random numbers stay as
-    they were. Raises UnknownName."""
+    they were.
+
+    base: the network that `ORGANISMS[name].base` names, for an organism that starts from one; it is left as it is.
+    Raises UnknownName, and BadInput without that base.
+    """
     if name not in ORGANISMS:
         raise UnknownName.among("organism", name, ORGANISMS)
     card = ORGANISMS[name]
+    given: dict[str, Any] = {"progress": progress} if card.trained else {}
+    if card.base:
+        if base is None:
+            raise BadInput(
+                f"{name} starts from {card.base}: make_organism({name!r}, base=open_network({card.base!r})), or "
+                f"open_network('organism:{name}') from understudy."
+            )
+        given["base"] = base
     function = getattr(import_module(f"understudy.organisms.{card.home}"), name)
     with torch.random.fork_rng(devices=[]):
-        return function(seed, progress=progress) if card.trained else function(seed)
+        return function(seed, **given)
 
 
 def save_organism(world: World, seed: int, out: Path, checks: list[CheckResult]) -> Path:
@@ -52,15 +66,22 @@ def save_organism(world: World, seed: int, out: Path, checks: list[CheckResult])
         save_tensors(out / "weights.safetensors", world.network.module.state_dict())
         (out / "weights.safetensors").chmod(0o644)  # safetensors creates its files readable by the owner only
         (out / "truth.json").write_text(json.dumps(world.truth.as_json(), allow_nan=False) + "\n")
-        (out / "network.py").write_text(_NETWORK.format(name=world.name))
+        (out / "network.py").write_text(_network_file(world.name))
         (out / "card.json").write_text(json.dumps(card, indent=1, allow_nan=False) + "\n")
     except OSError as error:
         raise BadFolder(f"cannot write to {out}: {error.strerror}.") from None
     return out
 
 
-def open_organism(folder: Path | str) -> World:
-    """The world that `save_organism` wrote, with the weights in the folder: nothing is trained.
+def _network_file(name: str) -> str:
+    base = ORGANISMS[name].base if name in ORGANISMS else ""
+    opened, imports = (f', base=open_network("{base}")', "from understudy import open_network\n") if base else ("", "")
+    return _NETWORK.format(name=name, base=opened, imports=imports)
+
+
+def open_organism(folder: Path | str, base: Network | None = None) -> World:
+    """The world that `save_organism` wrote, with the weights in the folder: nothing is trained. base: as for
+    `make_organism`.
 
     Raises BadFolder, and BadWeights if the weights are damaged or are not what this version would make by hand.
     """
@@ -72,7 +93,7 @@ def open_organism(folder: Path | str) -> World:
         raise BadFolder(f"{folder} is no organism. `understudy organism NAME --out {folder}` writes one.") from None
     saved = load_tensors(folder / "weights.safetensors")
     with weights_from(saved):
-        world = make_organism(name, seed)
+        world = make_organism(name, seed, base=base)
     now = world.network.module.state_dict()
     other = [k for k in {**now, **saved} if not (k in now and k in saved and _same(now[k], saved[k]))]
     if other:

@@ -25,7 +25,6 @@ from understudy.core.replacement import Replacement
 from understudy.core.site import Site
 from understudy.data import Order, Packed
 from understudy.metrics import Bootstrap
-from understudy.networks import open_network
 from understudy.workflows._data import DEFAULT_CONTEXT, n_skipped, open_sequences
 from understudy.workflows._judging.acting import acting
 from understudy.workflows._judging.arms import targets
@@ -34,6 +33,7 @@ from understudy.workflows._judging.labels import columns
 from understudy.workflows._judging.passes import behaviour_pass, local_pass
 from understudy.workflows._judging.rollout import rollout
 from understudy.workflows._judging.rungs import ladder_sums
+from understudy.workflows._opening import open_network
 from understudy.workflows._runs import check_network, load_groups
 from understudy.workflows._scoring.in_turn import build_in_turn
 from understudy.workflows._scoring.opening import ScoreConfig, open_groups
@@ -113,7 +113,7 @@ def open_run(
     is_score = folder.file("source.json").exists()
     groups = [] if is_score else load_groups(folder, code)
     config = (ScoreConfig if is_score else TrainConfig).from_yaml(folder.file("config.yaml"))
-    if network is None and not config.network.startswith(("demo", "ladder:", "hf:")):
+    if network is None and not config.network.startswith(("demo", "ladder:", "hf:", "organism:")):
         raise BadInput(
             f"the run at {path} was trained on {config.network}, which is code or an object of yours: say so with "
             f"--network {config.network}, or open_run(path, network=...)."
@@ -233,7 +233,7 @@ def described(network: Network, data: str) -> str:
     """What was judged on, as the scorecard says it."""
     return (
         f"{network.name}'s own sequences (held out)"
-        if network.sequences("held_out") is not None
+        if network.sequences("held_out") is not None and not data.startswith("images:")
         else f"{data} (held out)"
     )
 
@@ -241,7 +241,7 @@ def described(network: Network, data: str) -> str:
 def documents(sequences: Sequences, picked: Tensor) -> np.ndarray | None:
     """The document each sequence begins in: rows of one document are not independent. None where unknown."""
     found = sequences.batch(picked).tags.get("document")
-    return None if found is None else torch.where(found[:, 0] < 0, found[:, 1], found[:, 0]).cpu().numpy()
+    return None if found is None else torch.where(found[:, 0] < 0, found[:, :2][:, -1], found[:, 0]).cpu().numpy()
 
 
 def replaced(run: SavedRun, batch: Batch) -> Replaced:

@@ -20,9 +20,10 @@ from understudy.core.records.progress import SILENT, Progress, Task
 from understudy.data import Order, open_data, pack, tokenise
 from understudy.data.documents import Document
 from understudy.metrics import Bootstrap, equivalent_compute, power_law
-from understudy.networks import open_network, rungs
+from understudy.networks import rungs
 from understudy.workflows._data import DEFAULT_CONTEXT, n_skipped
 from understudy.workflows._judging.rungs import row_losses
+from understudy.workflows._opening import open_network
 from understudy.workflows.train import count
 
 WIDE_GAP = 10

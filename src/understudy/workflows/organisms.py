@@ -8,7 +8,8 @@ from pydantic import NonNegativeInt
 from understudy.core.records.config import Config
 from understudy.core.records.errors import UnknownName
 from understudy.core.records.progress import SILENT, Progress
-from understudy.organisms import ORGANISMS, make_organism, save_organism
+from understudy.organisms import ORGANISMS, save_organism
+from understudy.workflows._opening import open_world
 
 
 class OrganismsConfig(Config):
@@ -44,7 +45,7 @@ def list_organisms(config: OrganismsConfig, progress: Progress = SILENT) -> list
         return rows
     with progress.task("checking organisms", len(rows), "organisms") as task:
         for i, row in enumerate(rows):
-            world = make_organism(row["name"], config.seed, progress)
+            world = open_world(row["name"], config.seed, progress)
             row["checks"] = _checks(world)
             row["twin_checks"] = [] if world.negative is None else _checks(world.negative)
             task.update(i + 1, row["name"])
@@ -54,7 +55,7 @@ def list_organisms(config: OrganismsConfig, progress: Progress = SILENT) -> list
 def write_organism(config: OrganismConfig, progress: Progress = SILENT) -> dict[str, Any]:
     """Build, check and write one. Returns `name`, `out`, `checks`, `healthy`."""
     out = config.out or Path("organisms") / config.name
-    world = make_organism(config.name, config.seed, progress)
+    world = open_world(config.name, config.seed, progress)
     results = world.health()
     save_organism(world, config.seed, out, results)
     rows = _checks(world, results)

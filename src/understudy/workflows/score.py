@@ -7,7 +7,7 @@ from understudy.core.network import Network
 from understudy.core.records.artifact import RunFolder
 from understudy.core.records.progress import SILENT, Progress
 from understudy.core.records.scorecard import Scorecard
-from understudy.networks import open_network
+from understudy.workflows._opening import open_network
 from understudy.workflows._runs import fingerprint, provenance
 from understudy.workflows._scoring.claims import check_claims
 from understudy.workflows._scoring.opening import ScoreConfig as ScoreConfig
@@ -38,7 +38,7 @@ def run_score(config: ScoreConfig, progress: Progress = SILENT, network: Network
         f"{len(found)} dictionaries ({found[0].format}), made for {', '.join(models(groups)) or 'no one says'}"
     )
     folder = RunFolder(config.out)
-    with folder.locked(), folder.starting(config.to_yaml()):
+    with folder.locked("scoring"), folder.starting(config.to_yaml()):
         folder.write_json("provenance.json", provenance() | {"network weights": fingerprint(opened)})
         folder.write_json("thresholds.json", {})
         folder.write_json("source.json", [_described(config, entry) for entry in found])

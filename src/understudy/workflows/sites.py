@@ -2,14 +2,14 @@
 
 from understudy.core.records.config import Config
 from understudy.core.records.metric import Record
-from understudy.networks import open_network
+from understudy.workflows._opening import open_network
 
 
 class SitesConfig(Config):
     """What to list."""
 
     network: str = "demo"
-    """demo, demo:NAME, hf:ORG/NAME, hf:PATH or py:package.module:function."""
+    """demo, demo:NAME, organism:NAME, hf:ORG/NAME, hf:PATH or py:package.module:function."""
 
 
 class SiteRow(Record):

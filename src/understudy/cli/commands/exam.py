@@ -13,7 +13,8 @@ from understudy.workflows.exam import ExamConfig as Config
 
 def run(config: Config, progress: Progress) -> tuple[Any, Any]:
     done = exam(config, progress)
-    table = {"features": _features, "graphs": _graphs, "backdoor": _defences}[done.about](done)
+    tables = {"features": _features, "edges": _edges, "graphs": _graphs, "backdoor": _defences}
+    table = (tables | {"unlearning": _unlearned})[done.about](done)
     notes = [f"LOST since the last exam: {text}" for text in done.lost]
     notes += [f"{r.organism}, {r.size} of {r.of}: {r.note}" for r in done.graphs if r.note]
     return done.model_dump(mode="json"), Group(table, *notes, f"{len(table.rows)} rows in {done.wall_s:.0f} s")
@@ -24,6 +25,26 @@ def _features(done: Exam) -> Table:
     for row in done.rows:
         alive = f"{row.alive} of {row.n_latents}"
         table.add_row(row.organism, row.method, row.site, alive, _short(row.truth_recovered), _short(row.precision))
+    return table
+
+
+def _edges(done: Exam) -> Table:
+    table = _table("organism", "method", "planted", "pairs", "AUROC", "precision")
+    for row in done.edges:
+        counts = (str(row.true), str(row.pairs))
+        table.add_row(row.organism, row.method, *counts, _short(row.auroc), _short(row.precision))
+    return table
+
+
+def _unlearned(done: Exam) -> Table:
+    """The network as it is, the chosen doses and the twin. Planted answers, then true ones."""
+    asked = ("unlearned", "other", "untold", "language")
+    table = _table("organism", "by", "dose", *asked, "control", "loss", "relearned", "untaught")
+    for row in done.unlearned:
+        if row.chosen or row.method in ("network", "twin"):
+            shares = (f"{_value(row.planted[k])} / {_value(row.true[k])}" for k in asked)
+            rest = map(_value, (row.control, row.loss, row.relearned, row.untaught))
+            table.add_row(row.organism, row.method, str(row.dose), *shares, *rest)
     return table
 
 

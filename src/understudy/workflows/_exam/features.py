@@ -19,9 +19,9 @@ from understudy.core.records.progress import Progress
 from understudy.core.site import Site
 from understudy.core.world import Truth, World, mean, share
 from understudy.dictionaries import SAE, Transcoder
-from understudy.organisms import make_organism
 from understudy.organisms.two_codes import CHANCE, which_code
 from understudy.sparsity import Identity, TopK
+from understudy.workflows._opening import open_world
 from understudy.workflows.train import TrainConfig, train
 
 KINDS = {"sae": SAE, "transcoder": Transcoder}
@@ -61,6 +61,7 @@ QUICK = (
     Paper("two_codes_saturating", "sae", "act", 4, 1_000_000),
     Paper("two_codes_saturating", "sae", "act", 4, 1_000_000, objective="kl"),
     Paper("sort", "sae", "resid.0", 4, 500_000),
+    Paper("residual_mlps", "sae", "embed", 2, 300_000),
 )
 FULL = (
     *QUICK,
@@ -92,7 +93,7 @@ class ExamRow(Record):
 
 
 def sit(paper: Paper, seed: int, progress: Progress) -> list[ExamRow]:
-    world = make_organism(paper.organism, seed, progress)
+    world = open_world(paper.organism, seed, progress)
     read, write = _sites(paper, world.network)
     target = _Target(world, read, seed)
     studied = world.negative if paper.twin else world
@@ -128,7 +129,8 @@ def _train(paper: Paper, world: World, n_latents: int, seed: int, progress: Prog
     with tempfile.TemporaryDirectory() as folder:
         config = TrainConfig(
             kind=paper.kind, sites=paper.sites, n_latents=n_latents, k=paper.k, tokens=paper.tokens, batch=1024,
-            objective=paper.objective, seed=seed, out=Path(folder) / "run", checkpoint_s=3600,
+            objective=paper.objective, local_weight=None if paper.objective == "local" else 0.0, seed=seed,
+            out=Path(folder) / "run", checkpoint_s=3600,
         )  # fmt: skip
         return train(config, progress, world.network).groups[0].members[0]
 

@@ -21,8 +21,8 @@ from understudy.core.world import World
 from understudy.dictionaries import SAE
 from understudy.edits import restricted
 from understudy.metrics import Bootstrap
-from understudy.organisms import make_organism
 from understudy.sparsity import Threshold
+from understudy.workflows._opening import open_world
 from understudy.workflows._running.ranking import Ranking, at_random, by_score
 from understudy.workflows.train import TrainConfig, train
 
@@ -39,6 +39,8 @@ class Source(NamedTuple):
     nodes: Literal["true features", "neurons", "sae"]
     site: str = ""
     k: int = 0
+    n_latents: int = 0
+    """Of an SAE; 0: half as many as there are true features."""
 
 
 _PROGRAM, _NEURONS = Source("true features"), Source("neurons")
@@ -47,13 +49,16 @@ GRAPHS = {
     "induction": _PROGRAM, "universal_and": _NEURONS, "superposition_5_2": Source("sae", "hidden", 1),
     "superposition_40_10": Source("sae", "hidden", 2), "superposition_5_2_identity": Source("sae", "hidden", 1),
     "synthetic": _NEURONS, "two_codes": _NEURONS, "two_codes_saturating": _NEURONS, "new_reasons": _NEURONS,
-    "backdoor": _NEURONS, "modular_addition": _NEURONS, "mess3": _NEURONS,
+    "false_fact": _NEURONS, "false_fact_spread": _NEURONS, "password_locked": _NEURONS,
+    "misbehaviour": Source("sae", "mlp_out.1", 8, 128), "misbehaviour_gru": _NEURONS, "backdoor": _NEURONS,
+    "modular_addition": _NEURONS, "mess3": _NEURONS, "residual_mlps": _NEURONS, "sparse_parity": _NEURONS,
+    "two_hop": _NEURONS, "lookup_or_copy_16": Source("sae", "attn_out", 1, 32),
+    "lookup_or_copy_512": Source("sae", "attn_out", 1, 32),
 }  # fmt: skip
 PLACES = 200_000
 """To train an SAE on."""
 ALIKE = {
     "two_codes": "its 96 neurons are alike by construction: none matters more than another",
-    "two_codes_saturating": "its neurons are alike by construction: none matters more than another",
     "superposition_5_2": "its 5 features are alike by construction: a pentagon",
     "superposition_5_2_identity": "its 5 features are alike by construction: a pentagon",
 }
@@ -94,7 +99,7 @@ class GraphRow(Record):
 def graph_rows(name: str, seed: int, progress: Progress) -> list[GraphRow]:
     """The rows of one organism. Latents are ranked on training data by what dropping each alone does to the output, all
     others in place: where attention is hard and every answer right, gradients are 0."""
-    world, source = make_organism(name, seed, progress), GRAPHS[name]
+    world, source = open_world(name, seed, progress), GRAPHS[name]
     network = world.network
     groups = _groups(world, source, seed, progress)
     found = ablation(network, groups, world.data["train"].batch(slice(0, RANKED_ON)), progress)
@@ -178,7 +183,7 @@ def _groups(world: World, source: Source, seed: int, progress: Progress) -> list
         found = [(p, world.network.neurons(p)) for p in world.network.parts()]
         return [Group([NeuronBasis(own.site, p.write, own.W, own.bias)]) for p, own in found if own is not None]
     with tempfile.TemporaryDirectory() as folder:
-        n_latents = len(world.truth.features) // 2
+        n_latents = source.n_latents or len(world.truth.features) // 2
         config = TrainConfig(
             kind="sae", sites=source.site, n_latents=n_latents, k=source.k, tokens=PLACES, batch=1024, seed=seed,
             out=Path(folder) / "run", checkpoint_s=3600,

@@ -22,7 +22,7 @@ class ScoreConfig(Config):
     dictionary: str
     """FOLDER, FOLDER/GLOB or hf:ORG/REPO[:GLOB] of SAELens, sparsify, Gemma Scope or circuit-tracer files."""
     network: str = "demo"
-    """demo, demo:NAME, hf:ORG/NAME, hf:PATH or py:package.module:function."""
+    """demo, demo:NAME, organism:NAME, hf:ORG/NAME, hf:PATH or py:package.module:function."""
     sites: str | None = None
     """Only dictionaries that read or write these sites; by default all that are found."""
     data: str = "stdlib"
