@@ -50,6 +50,7 @@ bench: $(STAMP)
 
 bench-peers: $(STAMP) $(patsubst %,$(PEERS)/%/.installed,$(LIBRARIES))
 	$(BIN)/understudy bench step --peers --peers-folder $(PEERS) --out $(RESULTS)/step-peers.json
+	$(BIN)/understudy bench quality --peers --peers-folder $(PEERS) --out $(RESULTS)/quality.json
 
 # Each in an environment of its own, as their requirements differ. eai-sparsify takes its GPU kernels where it finds
 # triton, and does not run without a GPU then.

@@ -22,11 +22,13 @@ COMMANDS = {
     "networks": Command("List the networks that come with the package, and how to name others."),
     "sites": Command("List the sites of a network: short name, module path, axes, width.", "network"),
     "train": Command("Train dictionaries on a network's activations."),
+    "collect": Command("Write a network's activations to disk once, to train on as often as wanted."),
     "follow": Command("Show a run's metrics in TensorBoard or Weights & Biases while it goes on.", "run", True),
     "evaluate": Command("Run a run's dictionaries in the network's place and print the scorecard.", "run", True),
     "score": Command("Judge dictionaries that others trained, from their files, on a network.", "dictionary", True),
     "ablate": Command("Compare sparsity rules at equal L0 and equal places, as a frontier with intervals."),
     "scale": Command("Fit how loss goes with width and L0 on a small grid, and check it on the next width."),
+    "transfer": Command("Try claims about dictionaries on several networks under one protocol.", "networks"),
     "export": Command("Write a run's dictionaries in the files of another library.", "run", True),
     "dictionaries": Command("List public dictionaries and the network each belongs to.", "network"),
     "holes": Command("Say where a run loses its nats, and what its errors are like.", "run", True),
@@ -42,6 +44,7 @@ COMMANDS = {
     "run": Command("Run graphs of growing size in the network's place, beside rivals of their size.", "source", True),
     "report": Command("Write a run's report: one HTML file that needs nothing else.", "run", True),
     "bench step": Command("Time a training step in products of its encoder, beside other libraries."),
+    "bench quality": Command("Compare held-out FVU after equal places with other libraries' at their best rates."),
     "bench graph": Command(
         "Make one graph here and with circuit-tracer, and compare edges, time and memory.", "run", True
     ),
@@ -124,7 +127,7 @@ def usage() -> str:
         "  --json         print exactly one JSON object on stdout; progress and messages go to stderr\n"
         "  --config FILE  read options from a YAML file; flags override it\n"
         "  -h, --help     options of a command\n\n"
-        "networks: demo, demo:NAME, hf:ORG/NAME, hf:PATH, py:package.module:function\n"
+        "networks: demo, demo:NAME, organism:NAME, hf:ORG/NAME, hf:PATH, py:package.module:function\n"
         "data:     stdlib, text:FILE_OR_FOLDER_OR_GLOB, hf:DATASET[:SPLIT]\n"
         "sites:    mlp, resid.*, mlp_out.3, model.layers.3.mlp:out, blocks.3.hook_mlp_out\n\n"
         "exit codes: 0 done, 2 bad input, 1 failed or not conclusive, 130 interrupted"

@@ -51,7 +51,7 @@ class BenchStepConfig(Config):
 def bench_step(config: BenchStepConfig, progress: Progress = SILENT) -> dict[str, Any]:
     """`rows`, a row for each shape and search, and what the machine was. `conclusive` is false, and `exit_code` 1,
     where other work ran: times are then given all the same."""
-    shapes, searches = [_shape(text) for text in config.shapes.split(",")], _searches(config.search)
+    shapes, searches = [one_shape(text, "--shapes") for text in config.shapes.split(",")], _searches(config.search)
     check_out(config.out)
     before = torch.get_num_threads()
     torch.set_num_threads(config.threads or before)
@@ -74,13 +74,14 @@ def bench_step(config: BenchStepConfig, progress: Progress = SILENT) -> dict[str
     return keep(found, config.out)
 
 
-def _shape(text: str) -> Shape:
+def one_shape(text: str, option: str) -> Shape:
+    """Width x latents x k x places, as `option` was given it. Raises BadInput."""
     try:
         shape = Shape(*(int(part) for part in text.strip().split("x")))
     except (TypeError, ValueError):
-        raise BadInput(f"--shapes {text!r}: write width x latents x k x places, e.g. 512x8192x32x2048.") from None
+        raise BadInput(f"{option} {text!r}: write width x latents x k x places, e.g. 512x8192x32x2048.") from None
     if min(shape) < 1 or shape.k > shape.n:
-        raise BadInput(f"--shapes {text!r}: every number is at least 1, and k at most the number of latents.")
+        raise BadInput(f"{option} {text!r}: every number is at least 1, and k at most the number of latents.")
     return shape
 
 

@@ -35,19 +35,22 @@ class Shape(NamedTuple):
     batch: int
 
 
+def trainer(shape: Shape, steps: int, sample: Tensor, **options: Any) -> Trainer:
+    """The Trainer of `understudy train` at the start of a run of so many steps. sample [places, d]: rows that its
+    starting point is made from; options: of TrainConfig."""
+    network = AnyModule(nn.Sequential(nn.Identity()), Batch({"input": torch.zeros(2, shape.d)}), ("row", "d"))
+    config = TrainConfig(
+        kind="sae", n_latents=shape.n, k=shape.k, batch=shape.batch, tokens=steps * shape.batch, **options
+    )
+    return start(config, network, {SITE: sample}, Plan(SAE, [[((SITE,), (SITE,))]]))
+
+
 class Ours:
     """A Trainer at the start of a run, and what it is fed."""
 
     def __init__(self, shape: Shape, search: Any) -> None:
         self.shape = shape
-        example = Batch({"input": torch.zeros(2, shape.d)})
-        network = AnyModule(nn.Sequential(nn.Identity()), example, ("row", "d"))
-        sample = next(rows(shape.d, SAMPLE, seed=1))
-        config = TrainConfig(
-            kind="sae", n_latents=shape.n, k=shape.k, batch=shape.batch, tokens=STEPS * shape.batch, search=search
-        )
-        plan = Plan(SAE, [[((SITE,), (SITE,))]])
-        self.trainer: Trainer = start(config, network, {SITE: sample}, plan)
+        self.trainer: Trainer = trainer(shape, STEPS, next(rows(shape.d, SAMPLE, seed=1)), search=search)
         self.data = rows(shape.d, shape.batch)
 
     def next(self) -> Tensor:

@@ -20,3 +20,11 @@ def rows(d: int, batch: int, seed: int = 0) -> Iterator[Tensor]:
         weights = torch.rand(batch, ACTIVE, generator=generator) * (3 / ACTIVE) ** 0.5
         x = torch.nn.functional.embedding_bag(picked, directions, mode="sum", per_sample_weights=weights)
         yield x + 0.1 * d**-0.5 * torch.randn(batch, d, generator=generator)
+
+
+def held_out(d: int, batch: int, steps: int, n: int, seed: int = 0) -> Tensor:
+    """The `n` rows [n, d] that follow the first `steps` batches: of the same directions, and nobody's training rows."""
+    stream = rows(d, batch, seed)
+    for _ in range(steps):
+        next(stream)
+    return torch.cat([next(stream) for _ in range(-(-n // batch))])[:n]
