@@ -98,7 +98,7 @@ def test_ours_is_the_trainer_of_train_on_those_rows(tmp_path):
     found = ours(TASK, tmp_path, 2.0)
     stream = step_rows.rows(16, 64)
     batches = [next(stream) for _ in range(40)]
-    by_hand = trainer(SMALL, 40, torch.cat(batches), lr=0.016, seed=0)
+    by_hand = trainer(SMALL, 40, torch.cat(batches), lr=0.016, seed=1)
     for x in batches:
         by_hand.train_step({SITE: x})
     with torch.no_grad():
@@ -109,6 +109,26 @@ def test_ours_is_the_trainer_of_train_on_those_rows(tmp_path):
     torch.testing.assert_close(found.hat, hat, rtol=0, atol=1e-5)
     spread = held.var(0, correction=0).sum() * len(held)
     assert module._fvu(held, hat) == pytest.approx(float((held - hat).square().sum() / spread), rel=1e-4)
+
+
+def test_our_start_is_not_the_directions_that_are_to_be_found(monkeypatch, tmp_path):
+    """With the seed of the rows it would be: unit rows of the same generator."""
+    started = []
+    real = quality_arms.trainer
+
+    def kept(*args, **options):
+        made = real(*args, **options)
+        started.append(made.groups[0].members[0].W_dec.detach().clone())
+        return made
+
+    monkeypatch.setattr(quality_arms, "trainer", kept)
+    shape = Shape(64, 256, 4, 64)
+    ours(Task(shape, 1, 10, 0), tmp_path)
+    generator = torch.Generator().manual_seed(0)
+    directions = torch.nn.functional.normalize(torch.randn(256, 64, generator=generator), dim=-1)
+    assert float((started[0] @ directions.T).max()) < 0.8
+    answer = real(shape, 1, next(step_rows.rows(64, 64)), seed=0).groups[0].members[0].W_dec
+    assert float((answer @ directions.T).diagonal().min()) > 0.999, "this is what must not happen"
 
 
 def test_more_places_give_lower_fvu(tmp_path):

@@ -101,7 +101,7 @@ def _arms(
         best = min(kept, key=lambda f: grid[f][1])
         sums[arm] = reconstruction(held[CHOOSING:], kept[best].hat[CHOOSING:])
         rows[arm] = {
-            "library": kept[best].library, "lr": kept[best].lr, "factor": best, "l0": kept[best].l0,
+            "library": kept[best].version, "lr": kept[best].lr, "factor": best, "l0": kept[best].l0,
             "fvu": sums[arm].fvu(Bootstrap(config.held)).model_dump(mode="json"),
             "is_at_edge": best in (min(grid), max(grid)),
             "grid": [_point(f, *grid[f]) for f in sorted(grid)],
