@@ -127,7 +127,7 @@ def test_our_start_is_not_the_directions_that_are_to_be_found(monkeypatch, tmp_p
     generator = torch.Generator().manual_seed(0)
     directions = torch.nn.functional.normalize(torch.randn(256, 64, generator=generator), dim=-1)
     assert float((started[0] @ directions.T).max()) < 0.8
-    answer = real(shape, 1, next(step_rows.rows(64, 64)), seed=0).groups[0].members[0].W_dec
+    answer = real(shape, 1, next(step_rows.rows(64, 64)), seed=0).groups[0].members[0].W_dec.detach()
     assert float((answer @ directions.T).diagonal().min()) > 0.999, "this is what must not happen"
 
 

@@ -33,6 +33,11 @@ class Task(NamedTuple):
     held: int
     seed: int
 
+    @property
+    def starting_seed(self) -> int:
+        """Of starting points. Not the rows' own, 0: from it our start would be the directions that are to be found."""
+        return self.seed + 1
+
     def held_out(self) -> Tensor:
         """The rows [held, d] that nobody trains on."""
         return step_rows.held_out(self.shape.d, self.shape.batch, self.steps, self.held)
@@ -60,7 +65,7 @@ def cell(arm: str, factor: float, task: Task, library: "Library", folder: Path) 
         if arm == OURS:
             found = _train(task, factor, out)
         else:
-            found = library.ask(asked | {"rows": step_rows.__file__, "out": str(out)})
+            found = library.ask(asked | {"seed": task.starting_seed, "rows": step_rows.__file__, "out": str(out)})
         if "error" in found:
             return found["error"]
         # Last, so that what has a record is whole.
@@ -92,8 +97,7 @@ def _train(task: Task, factor: float, out: Path) -> dict[str, Any]:
     stream = step_rows.rows(shape.d, shape.batch)
     batches = -(-min(SAMPLE, task.steps * shape.batch) // shape.batch)
     first = [next(stream) for _ in range(batches)]
-    # Not the rows' own seed, 0: both draw normal rows, and the start would be the directions that are to be found.
-    ours = trainer(shape, task.steps, torch.cat(first), lr=lr, seed=task.seed + 1)
+    ours = trainer(shape, task.steps, torch.cat(first), lr=lr, seed=task.starting_seed)
     for i in range(task.steps):
         ours.train_step({SITE: first[i] if i < batches else next(stream)})
     group, hats, l0 = ours.groups[0], [], 0.0
