@@ -105,10 +105,10 @@ def _resized(said: Mapping[str, Any], kind: str) -> tuple[tuple[int, int] | int 
     size = said.get("size")
     if not said.get("do_resize", True) or size is None:
         return None, None
-    edge = size if isinstance(size, int) else size.get("shortest_edge")
-    if edge is None and not isinstance(size, int):
+    if not isinstance(size, int) and size.get("shortest_edge") is None:
         both = (int(size["height"]), int(size["width"]))
         return both, both
+    edge = int(size if isinstance(size, int) else size["shortest_edge"])
     share = said.get("crop_pct") or (224 / 256 if kind == "ConvNext" else None)
     if share is not None:
         return ((edge, edge) if kind == "ConvNext" and edge >= 384 else int(edge / share)), (edge, edge)

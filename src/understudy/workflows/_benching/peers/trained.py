@@ -79,8 +79,8 @@ def sparsify(d, n, k, batch, steps, factor, adam=False):
             schedule.step()
 
     def write(x):
-        if not adam:
-            optimiser.eval()  # its averaged weights, which are those it saves
+        if schedule is None:
+            optimiser.eval()  # pyright: ignore  # its averaged weights, which are those it saves
         out = coder(x=x)
         return out.sae_out, (out.latent_acts > 0).sum(-1)
 
