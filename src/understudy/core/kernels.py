@@ -1,7 +1,8 @@
 """The sparse products and the top-k on a GPU, as Triton kernels. Their eager twins are in `pattern` and `top`.
 
 Needs triton, which torch's CUDA builds bring along; imported on first use only. Every sum runs in fp32 and in one fixed
-order, so that a step gives the same bits again. R rows, L latents, Z kept occurrences.
+order, so that the same product gives the same bits again. R rows, L latents, Z kept occurrences. Kernels are launched
+on the GPU that holds the tensors, which need not be the current one.
 """
 
 # pyright: reportMissingImports=false, reportIndexIssue=false
@@ -53,9 +54,9 @@ def dot(
     out = left.new_empty(len(ids))
     if len(ids):
         d = left.shape[1]
-        _dot_kernel[(len(left),)](
-            ids, offsets, left.contiguous(), right.contiguous(), out, d, Z=16, D=min(256, triton.next_power_of_2(d))
-        )  # fmt: skip
+        width = min(256, triton.next_power_of_2(d))
+        with torch.cuda.device_of(left):
+            _dot_kernel[(len(left),)](ids, offsets, left.contiguous(), right.contiguous(), out, d, Z=16, D=width)
     return out
 
 
@@ -69,7 +70,8 @@ def top(x: Float[Tensor, "R n"], k: int) -> tuple[Int[Tensor, "R k"], Float[Tens
     ids, values = torch.empty(rows, k, dtype=torch.long, device=x.device), x.new_empty(rows, k)
     if rows and k:
         held = triton.next_power_of_2(n)
-        _top_kernel[(rows,)](x, ids, values, n, k, N=held, num_warps=min(16, max(4, held // 1024)))
+        with torch.cuda.device_of(x):
+            _top_kernel[(rows,)](x, ids, values, n, k, N=held, num_warps=min(16, max(4, held // 1024)))
     return ids, values
 
 
@@ -89,7 +91,8 @@ def _sum_into(
         width = min(512, triton.next_power_of_2(d))
         grid = (len(into), triton.cdiv(d, width))
         arrays = (t.contiguous() for t in (into, ids, table, starts, stops, weights))
-        _sum_kernel[grid](out, *arrays, d, D=width)
+        with torch.cuda.device_of(table):
+            _sum_kernel[grid](out, *arrays, d, D=width)
 
 
 @triton.jit

@@ -152,5 +152,12 @@ class Sampled(torch.autograd.Function):
         p: Pattern = ctx.pattern
         d_x = p.gather_sum(grad, W) if ctx.needs_input_grad[0] else None
         d_W = p.scatter_sum(grad, x) if ctx.needs_input_grad[1] else None
-        d_b = grad.new_zeros(p.n_latents).index_add_(0, p.ids, grad) if ctx.needs_input_grad[2] else None
+        d_b = _by_latent(p, grad) if ctx.needs_input_grad[2] else None
         return d_x, d_W, d_b, None, None
+
+
+def _by_latent(p: Pattern, values: Tensor) -> Tensor:
+    """The sum of each latent's values. On a GPU `index_add_` adds in any order, and gives other bits each time."""
+    if kernels_for(values) is not None:
+        return p.scatter_sum(values, values.new_ones(len(p.offsets) - 1, 1)).squeeze(1)
+    return values.new_zeros(p.n_latents).index_add_(0, p.ids, values)

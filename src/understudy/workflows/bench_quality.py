@@ -18,7 +18,7 @@ from understudy.core.records.metric import Measured
 from understudy.core.records.progress import SILENT, Progress
 from understudy.metrics import Reconstruction
 from understudy.workflows._benching.machine import check_out, keep
-from understudy.workflows._benching.quality_arms import OURS, PEERS, Cell, Library, Task, cell
+from understudy.workflows._benching.quality_arms import OURS, PEERS, Cell, Diverged, Library, Task, cell
 from understudy.workflows._benching.step_peers import pythons
 from understudy.workflows.bench_step import one_shape
 
@@ -125,10 +125,10 @@ def walk(
     at = 0
     while len(grid) < most:
         found = tried(ratio**at)
-        if isinstance(found, str) and not grid:
+        if isinstance(found, str) and not isinstance(found, Diverged) and not grid:
             return {1.0: (found, float("inf"))}
         grid[ratio**at] = (found, float("inf") if isinstance(found, str) else _fvu(held, found.hat[: len(held)]))
-        best = min(grid, key=lambda f: grid[f][1])
+        best = min(grid, key=lambda f: (grid[f][1], f))
         if min(grid) < best < max(grid):
             break
         at = round(math.log(best, ratio)) + (1 if best == max(grid) else -1)

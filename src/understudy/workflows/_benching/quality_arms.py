@@ -52,6 +52,10 @@ class Cell(NamedTuple):
     hat: Tensor
 
 
+class Diverged(str):
+    """Why a run gave nothing, where a lower learning rate may."""
+
+
 def cell(arm: str, factor: float, task: Task, library: "Library", folder: Path) -> Cell | str:
     """Train `arm` at `factor` times its own learning rate, or read from `folder` what was; a text says why it cannot.
 
@@ -68,10 +72,10 @@ def cell(arm: str, factor: float, task: Task, library: "Library", folder: Path) 
             found = library.ask(asked | {"seed": task.starting_seed, "rows": step_rows.__file__, "out": str(out)})
         if "error" in found:
             return found["error"]
-        # Last, so that what has a record is whole.
-        record.write_text(
-            json.dumps({"asked": asked, **found}) + "\n", encoding="utf-8"
-        )  # last: what is there is whole
+        # Last and in one move, so that what has a record is whole.
+        part = record.with_suffix(".part")
+        part.write_text(json.dumps({"asked": asked, **found}) + "\n", encoding="utf-8")
+        part.replace(record)
     return _read(record, out, asked)
 
 
@@ -87,7 +91,7 @@ def _read(record: Path, out: Path, asked: dict[str, Any]) -> Cell | str:
             f"{out} holds {tuple(hat.shape)}, not the {asked['held']} rows of {asked['d']} that were held out."
         )
     if not bool(torch.isfinite(hat).all()):
-        return "diverged: not every held-out row is written back as finite numbers"
+        return Diverged("diverged: not every held-out row is written back as finite numbers")
     return Cell(said["lr"], said["l0"], said["library"], hat)
 
 

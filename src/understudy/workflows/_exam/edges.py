@@ -205,16 +205,17 @@ def edge_row(organism: str, method: str, scores: Float[Tensor, " n"], pairs: Pai
     draws = [np.concatenate([groups[i] for i in rng.integers(len(groups), size=len(groups))]) for _ in range(RESAMPLES)]
     return EdgeRow(
         organism=organism, method=method, true=int(planted.sum()), pairs=len(planted),
-        auroc=_interval(_auroc, score, planted, draws, "AUROC"),
-        precision=_interval(_precision, score, planted, draws, "fraction"),
+        auroc=_interval(_auroc, score, planted, draws, "AUROC", len(groups)),
+        precision=_interval(_precision, score, planted, draws, "fraction", len(groups)),
     )  # fmt: skip
 
 
-def _interval(figure, score: np.ndarray, planted: np.ndarray, draws: list[np.ndarray], unit: str) -> Measured:
+def _interval(figure, score: np.ndarray, planted: np.ndarray, draws: list[np.ndarray], unit: str, n: int) -> Measured:
+    """n: the targets, which are what is drawn again."""
     value = figure(score, planted)
     spread = [figure(score[d], planted[d]) for d in draws if 0 < planted[d].sum() < len(d)]
     low, high = np.quantile(spread, (0.025, 0.975))
-    return Measured(value=value, low=min(value, low), high=max(value, high), unit=unit, n=len(score))
+    return Measured(value=value, low=min(value, low), high=max(value, high), unit=unit, n=n)
 
 
 def _auroc(score: np.ndarray, planted: np.ndarray) -> float:

@@ -130,9 +130,9 @@ def _contexts(
     """Up to three places of each band of the latent's own activations, drawn at random within the band."""
     at = dict(zip(place.tolist(), value.tolist(), strict=True))
     ranked = place[value.argsort(descending=True)].tolist()
-    out = []
+    out, last = [], 0
     for band, low, high in BANDS:
-        first, last = int((1 - high) * len(ranked)), max(int((1 - low) * len(ranked)), 1 if high == 1 else 0)
+        first, last = last, max(last, int(round((1 - low) * len(ranked), 9)), 1 if high == 1 else 0)
         members = ranked[first:last]
         chosen = torch.randperm(len(members), generator=generator)[:PER_BAND].tolist()
         out += [shows.context(band, members[c], shape, at) for c in sorted(chosen)]

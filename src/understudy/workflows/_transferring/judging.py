@@ -28,7 +28,7 @@ def judged_row(trial: Trial, tries: Sequence[Try]) -> Row:
         data=described(network, trial.base.data), width=network.width(trial.plain.site),
         n_latents=trial.base.n_latents, sequences=len(trial.judging.judged), units=b.n_units,
         arms=[_arm(trial, arm, drawn) for arm in claim.arms], least=claim.least,
-        removed=figure(_share(mean_over_seeds(has), mean_over_seeds(said)), "fraction", b),
+        removed=figure(_share(mean_over_seeds(has), mean_over_seeds([_sizes(x) for x in said])), "fraction", b),
         removed_by_seed=[float(x[0]) for x in by_seed if not isinstance(x, NotMeasured) and np.isfinite(x[0])],
         notes=[f"stopped: {line}" for line in trial.stopped(tries)],
     )  # fmt: skip
@@ -65,6 +65,11 @@ def _arm(trial: Trial, arm: Arm, drawn: BySeed) -> ArmFigure:
 
 def _draws(read: Reading | NotMeasured) -> Found:
     return read.draws if isinstance(read, Reading) else read
+
+
+def _sizes(found: Found) -> Found:
+    """What is left in each draw, whatever its sign: seeds that err to both sides do not cancel."""
+    return found if isinstance(found, NotMeasured) else np.abs(found)
 
 
 def _share(has: Found, said: Found) -> Found:

@@ -94,7 +94,7 @@ def dictionary_learning(d, n, k, batch, steps, factor):
     lr = factor * TopKTrainer(steps=2000, activation_dim=1, k=1, **fixed).lr
     trainer = TopKTrainer(
         steps=steps, activation_dim=d, k=k, lr=lr, warmup_steps=steps // 20, decay_start=steps - steps // 5,
-        seed=0, **fixed,
+        seed=None, **fixed,
     )  # fmt: skip
     count = iter(range(steps))
 
