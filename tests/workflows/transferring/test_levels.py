@@ -34,6 +34,16 @@ def test_beyond_the_runs_nothing_is_made_up(runs):
     assert isinstance(read_off(runs, 8, "defect"), NotMeasured)
 
 
+def test_just_beyond_the_runs_the_outer_one_is_taken_and_no_line_is_drawn_on():
+    close = [run(7.3, 0.20), run(7.35, 0.21)]
+    assert read_off(close, 8, "defect").draws.tolist() == [0.21] * 3
+
+
+def test_a_run_with_nothing_on_does_not_end_the_search():
+    runs = [run(0.0, level=4.0, rule="relu"), run(3, level=2.0, rule="relu"), run(5, level=1.0, rule="relu")]
+    assert min(more_levels(runs, 8)) < 1.0
+
+
 def test_a_rule_that_takes_k_starts_there_and_others_at_three_weights():
     assert first_levels("topk", 256, 64, 8) == [8]
     assert first_levels("jumprelu", 256, 64, 8) == [8]

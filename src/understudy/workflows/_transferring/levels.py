@@ -44,7 +44,7 @@ def more_levels(runs: Sequence[Drawn], l0: float) -> list[float]:
         up = wanted > level
         beyond = max(level + 1, np.ceil(wanted * STRETCH)) if up else min(level - 1, np.floor(wanted / STRETCH))
         return [float(np.clip(beyond, 1, run.cell.n_latents))] if beyond >= 1 else []
-    return missing_levels(runs, [l0]) or _between(runs, l0)
+    return missing_levels([r for r in runs if float(r.l0[0]) > 0], [l0]) or _between(runs, l0)
 
 
 def _between(runs: Sequence[Drawn], l0: float) -> list[float]:
@@ -60,8 +60,8 @@ def _between(runs: Sequence[Drawn], l0: float) -> list[float]:
 
 def read_off(runs: Sequence[Drawn], l0: float, what: str) -> Reading | NotMeasured:
     """The figure of one arm and seed at an L0: of the run that has it within 2%, else on the chord, linear in log L0,
-    between the runs on both sides, by their measured L0, in every resample anew. NotMeasured beyond the sparsest and
-    the densest run by more than a tenth."""
+    between the runs on both sides, by their measured L0, in every resample anew. Up to a tenth beyond the sparsest or
+    the densest run it is that run's; NotMeasured further out."""
     order = sorted((i for i, r in enumerate(runs) if float(r.l0[0]) > 0), key=lambda i: float(runs[i].l0[0]))
     if not order:
         return NotMeasured(not_measured="no run has a latent on")
@@ -71,6 +71,8 @@ def read_off(runs: Sequence[Drawn], l0: float, what: str) -> Reading | NotMeasur
     lowest, highest = (float(runs[i].l0[0]) for i in (order[0], order[-1]))
     if len(order) < 2 or not lowest / (1 + REACH) <= l0 <= highest * (1 + REACH):
         return NotMeasured(not_measured=f"its runs have an L0 of {lowest:.1f} to {highest:.1f}")
+    if not lowest <= l0 <= highest:
+        return Reading(runs[nearest].values[what], (nearest,))
     at = int(np.clip(np.searchsorted([float(runs[i].l0[0]) for i in order], l0), 1, len(order) - 1))
     a, b = order[at - 1], order[at]
     low, high = np.log(runs[a].l0), np.log(runs[b].l0)
