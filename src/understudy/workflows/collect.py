@@ -92,12 +92,7 @@ def _folder(config: CollectConfig) -> tuple[RunFolder, CollectConfig]:
     folder = RunFolder.open(config.out)
     saved = CollectConfig.from_yaml(folder.file("config.yaml"))
     free = {"out", "resume", "device", "tokens"}
-    changed = [
-        f"{k}: {getattr(saved, k)!r} -> {v!r}"
-        for k, v in config
-        if k in config.model_fields_set - free and v != getattr(saved, k)
-    ]
-    if changed:
+    if changed := config.changed_from(saved, free):
         raise BadInput(
             f"{config.out} was started with other values ({'; '.join(changed)}). Continue it as it was, or choose "
             "another --out."

@@ -204,12 +204,7 @@ def _folder(config: TrainConfig) -> tuple[RunFolder, TrainConfig]:
         return RunFolder.new(config.out), config
     folder = RunFolder.open(config.out)
     saved, free = TrainConfig.from_yaml(folder.file("config.yaml")), {"out", "resume", "checkpoint_s", "device"}
-    changed = [
-        f"{k}: {getattr(saved, k)!r} -> {v!r}"
-        for k, v in config
-        if k in config.model_fields_set - free and v != getattr(saved, k)
-    ]
-    if changed:
+    if changed := config.changed_from(saved, free):
         raise BadInput(
             f"{config.out} was started with other values ({'; '.join(changed)}). Resume it as it was (only "
             f"{', '.join(sorted(free))} may differ), or start a new run in another --out."

@@ -1,5 +1,6 @@
 """Configurations: frozen, every value named, unknown keys refused with the nearest known one."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Self
 
@@ -29,6 +30,14 @@ class Config(BaseModel):
     @classmethod
     def from_yaml(cls, path: Path) -> Self:
         return cls.checked(read_yaml(path), str(path))
+
+    def changed_from(self, saved: Self, free: Collection[str]) -> list[str]:
+        """What was given here, `free` left out, and is another value than the saved one: `k: 16 -> 32` for each."""
+        return [
+            f"{k}: {getattr(saved, k)!r} -> {v!r}"
+            for k, v in self
+            if k in self.model_fields_set.difference(free) and v != getattr(saved, k)
+        ]
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)

@@ -1,11 +1,8 @@
 """Dictionaries trained on the same made rows, ours and other libraries', and the held-out rows each writes back."""
 
 import json
-import os
-import subprocess
 from pathlib import Path
-from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +10,7 @@ from torch import Tensor
 from understudy.core.records.errors import BadInput
 from understudy.core.weights import load_tensors, save_tensors
 from understudy.workflows._benching import step_rows
+from understudy.workflows._benching.peer_process import NOT_INSTALLED, PeerProcess
 from understudy.workflows._benching.step_ours import SAMPLE, SITE, Shape, trainer
 from understudy.workflows.train import default_lr
 
@@ -114,36 +112,17 @@ def _train(task: Task, factor: float, out: Path) -> dict[str, Any]:
     return {"lr": lr, "l0": l0, "library": OURS}
 
 
-class Library:
+class Library(PeerProcess):
     """A peer's process, in its own environment; it is started at the first question and imports its library once."""
 
     def __init__(self, python: Path | None) -> None:
+        super().__init__()
         self._python = python
-        self._process: subprocess.Popen[str] | None = None
 
     def ask(self, asked: dict[str, Any]) -> dict[str, Any]:
         """Its answer, or `error`."""
         if self._python is None:
-            return {"error": "not installed: `make bench-peers`, or UNDERSTUDY_PEERS=/path/to/python"}
+            return {"error": NOT_INSTALLED}
         if self._process is None:
-            env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-            self._process = subprocess.Popen(
-                [str(self._python), "-W", "ignore", str(SCRIPT)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL, text=True, env=env,
-            )  # fmt: skip
-        try:
-            assert self._process.stdin is not None
-            assert self._process.stdout is not None
-            self._process.stdin.write(json.dumps(asked | {"threads": torch.get_num_threads()}) + "\n")
-            self._process.stdin.flush()
-            return json.loads(self._process.stdout.readline())
-        except (BrokenPipeError, ValueError):
-            return {"error": f"its process ended with code {self._process.wait()} (memory?)"}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
+            self._start(self._python, SCRIPT)
+        return self._ask(json.dumps(asked | {"threads": torch.get_num_threads()}))

@@ -2,14 +2,12 @@
 
 import json
 import os
-import subprocess
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
 
 import torch
 
 from understudy.workflows._benching import step_rows
+from understudy.workflows._benching.peer_process import NOT_INSTALLED, PeerProcess
 from understudy.workflows._benching.step_ours import Shape
 
 SCRIPT = Path(__file__).parent / "peers" / "peer.py"
@@ -27,22 +25,20 @@ def pythons(folder: Path | None) -> dict[str, Path | None]:
     return found
 
 
-class Peer:
+class Peer(PeerProcess):
     """A library's step at one shape. `reason` says why it cannot run; else `step()` times one.
 
     extra_mib: the most memory it held, less what it held once torch was loaded.
     """
 
     def __init__(self, library: str, python: Path | None, shape: Shape) -> None:
-        self.reason, self._process = "", None
+        super().__init__()
+        self.reason = ""
         self.extra_mib: float | None = None
         if python is None:
-            self.reason = "not installed: `make bench-peers`, or UNDERSTUDY_PEERS=/path/to/python"
+            self.reason = NOT_INSTALLED
             return
-        self._process = subprocess.Popen(
-            [str(python), "-W", "ignore", str(SCRIPT)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL, text=True, env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
-        )  # fmt: skip
+        self._start(python, SCRIPT)
         asked = {"library": library, "rows": step_rows.__file__, "threads": torch.get_num_threads(), **shape._asdict()}
         ready = self._ask(json.dumps(asked))
         self.reason = ready.get("error", "")
@@ -56,22 +52,3 @@ class Peer:
             return float("nan")
         self.extra_mib = found["peak_mib"] - self._empty_mib
         return found["seconds"]
-
-    def _ask(self, line: str) -> dict[str, Any]:
-        assert self._process is not None
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        try:
-            self._process.stdin.write(line + "\n")
-            self._process.stdin.flush()
-            return json.loads(self._process.stdout.readline())
-        except (BrokenPipeError, ValueError):
-            return {"error": f"its process ended with code {self._process.wait()} (memory?)"}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()

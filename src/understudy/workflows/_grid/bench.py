@@ -88,9 +88,7 @@ def grid_folder(config: C) -> Iterator[tuple[RunFolder, C]]:
         return
     folder = RunFolder.open(config.out)
     saved = type(config).from_yaml(folder.file("config.yaml"))
-    given = {k: v for k, v in config if k in config.model_fields_set - FREE}
-    changed = [f"{k}: {getattr(saved, k)!r} -> {v!r}" for k, v in given.items() if v != getattr(saved, k)]
-    if changed:
+    if changed := config.changed_from(saved, FREE):
         raise BadInput(
             f"{config.out} was started with other values ({'; '.join(changed)}). Resume it as it was (only "
             f"{', '.join(sorted(FREE))} may differ), or start another in another --out."
