@@ -3,7 +3,7 @@
     python recipes/dead_latents.py [--seeds 3]
 
 Organism `synthetic`: 109 features in 48 dimensions. First table: SAEs of which 30% of the latents start with a bias
-below 0, in units in which a row's mean square is 1: out of the top k, or so low that they are positive nowhere. Second
+below 0: out of the top k, or so low that they are positive nowhere. Second
 table: SAEs trained at each k beside one Multi-TopK SAE used at each k. Means over seeds with normal 95% intervals, on
 held-out places. Some minutes on one core; the tables stand in `docs/guide/training.md`.
 """
@@ -39,7 +39,9 @@ NAMED = 0.9
 
 
 class OutOfTopK(SAE):
-    """An SAE of which a share of the latents starts too low to be among the k largest."""
+    """An SAE of which a share of the latents starts too low to be among the k largest.
+
+    bias: in units of an encoder row's length, for rows of mean square 1."""
 
     bias = -0.6
 
@@ -49,7 +51,7 @@ class OutOfTopK(SAE):
     ) -> Self:
         made = super().start(reads, writes, n_latents, sparsity, sample, seed)
         with torch.no_grad():
-            made.b_enc[: round(UNLUCKY * n_latents)] = cls.bias
+            made.b_enc[: round(UNLUCKY * n_latents)] = cls.bias * float(made.W_enc[0].norm())
         return made
 
 

@@ -22,21 +22,23 @@ from tests.dictionaries.planted import (
 )
 from understudy.core.dictionary import Group
 from understudy.dictionaries import SAE, CLTLayer, Crosscoder, SkipTranscoder, Transcoder
+from understudy.dictionaries._init import unit_rows
 from understudy.objectives import LocalFVU
 from understudy.sparsity import BatchTopK, MultiTopK, TopK
 from understudy.workflows._training.resample import Resample
 from understudy.workflows._training.rules import TRAINED
 
 
-def start(rule, n_latents=96, kind=SAE) -> SAE:
-    return kind.start([SITE], [SITE], n_latents, rule, {SITE: rows(4096, 1)}, 0)
+def start(rule, n_latents=96, sample=None) -> SAE:
+    return SAE.start([SITE], [SITE], n_latents, rule, {SITE: rows(4096, 1) if sample is None else sample}, 0)
 
 
 LEAST = {  # share of a planted direction that is found, and options under which the rule is about as sparse as planted
     "topk": (0.9, {}), "batch_topk": (0.9, {}), "multi_topk": (0.9, {}), "groupmax": (0.9, {}),
     "jumprelu": (0.85, {}), "relu": (0.85, {"l1": 0.2}), "gated": (0.8, {"l1": 0.9}),
 }  # fmt: skip
-UNTRAINED = 0.6
+AT_RANDOM, AT_PLACES = 0.6, 0.75
+"""More than random directions find, and more than directions of places do, where training starts."""
 
 
 def rule_of(name: str, n_latents: int, k: int = ACTIVE):
@@ -54,9 +56,17 @@ def test_every_rule_is_tried():
 @pytest.mark.parametrize("name", LEAST)
 def test_an_sae_recovers_planted_features_under_every_rule(name):
     sae = start(rule_of(name, 96))
-    assert recovered(sae) < UNTRAINED, "random directions must not look like a success"
+    assert recovered(sae) < AT_PLACES, "the start must not look like a success"
     train(Group([sae]))
     assert recovered(sae) >= LEAST[name][0]
+
+
+def test_places_know_more_than_random_directions_and_less_than_training():
+    sae = start(TopK(ACTIVE))
+    known = recovered(sae)
+    with torch.no_grad():
+        sae.W_dec.copy_(unit_rows(96, D, torch.Generator().manual_seed(0)))
+    assert recovered(sae) < AT_RANDOM < known < AT_PLACES
 
 
 KINDS = {
@@ -69,12 +79,12 @@ KINDS = {
 @pytest.mark.parametrize("name", ["topk", "jumprelu"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_recovers_what_was_planted_at_every_site_it_writes(kind, name):
-    """Decoders that start at 0 owe nothing of the answer to a tied start; widths in and out differ."""
+    """Widths in and out differ. What a CLT writes starts at 0."""
     cls, reads, writes = KINDS[kind]
     made = cls.start(reads, writes, 96, rule_of(name, 96), pair(4096, 1), 0)
     before = [recovered_at(made, site) for site in writes]
     train_pair(cls.group([made], pair(4096, 1)))
-    assert max(before) < UNTRAINED
+    assert max(before) < AT_PLACES
     assert min(recovered_at(made, site) for site in writes) >= LEAST[name][0]
 
 
@@ -120,7 +130,7 @@ def test_one_multi_topk_dictionary_serves_at_every_k():
     curve = [fvu(multi, k) for k in (1, 2, 4, 8)]
     assert curve == sorted(curve, reverse=True), "more latents never hurt"
     assert fvu(multi, 8) < 0.8 * fvu(narrow, 8)
-    assert fvu(multi, 2) < 0.9 * fvu(wide, 2)
+    assert fvu(multi, 2) < 0.98 * fvu(wide, 2)
     assert fvu(multi, 2) < 1.3 * fvu(narrow, 2)
     margin = multi.with_sparsity(TopK(8)).encode(held).z.values
     assert float((margin > 0).double().mean()) > 0.95, "what is kept last is still on"
@@ -130,11 +140,11 @@ def test_shuffled_data_holds_nothing_to_recover():
     """Control: the same marginals with every coordinate shuffled on its own."""
     x = rows(8192, 1)
     shuffled = torch.stack([column[torch.randperm(len(x))] for column in x.T], 1)
-    sae = start(TopK(ACTIVE))
-    made = train(Group([sae]), steps=1)
+    sae = start(TopK(ACTIVE), sample=shuffled)
+    made = trainer(Group([sae]), steps=151)
     for i in range(150):
         made.train_step({SITE: shuffled[(i % 30) * 256 : (i % 30 + 1) * 256]})
-    assert recovered(sae) < 0.6
+    assert recovered(sae) < AT_RANDOM
 
 
 @pytest.mark.parametrize(("cure", "low", "high"), [("none", 0.3, 1.0), ("auxk", 0.0, 0.05), ("resample", 0.0, 0.1)])
@@ -142,7 +152,7 @@ def test_latents_that_start_dead_stay_so_without_a_cure(cure, low, high):
     """40% of the latents start with a bias that keeps them out of the top k."""
     sae = start(TopK(ACTIVE), n_latents=48)
     with torch.no_grad():
-        sae.b_enc[:19] = -0.6
+        sae.b_enc[:19] = -0.8 * float(sae.W_enc[0].norm())
     made = trainer(Group([sae]), LocalFVU(16 if cure == "auxk" else 0))
     made.resample = Resample(made.dead_after, seed=0, scale=1.0) if cure == "resample" else None
     run(made)

@@ -1,15 +1,18 @@
 """Where training starts, and the constraints it keeps."""
 
+from copy import deepcopy
+
 import pytest
 import torch
+from torch.nn.functional import normalize
 
 from tests.dictionaries.planted import SITE, rows, trainer
 from understudy.core.dictionary import Group
 from understudy.core.records.errors import BadActivations
 from understudy.core.site import Site
 from understudy.dictionaries import SAE, CLTLayer, Crosscoder, Transcoder, clt_group
-from understudy.dictionaries._init import geometric_median
-from understudy.sparsity import TopK
+from understudy.dictionaries._init import geometric_median, spread
+from understudy.sparsity import BatchTopK, ReLU, TopK
 
 A, B = Site("a"), Site("b")
 KINDS = {"sae": ([A], [A]), "transcoder": ([A], [B]), "crosscoder": ([A, B], [A, B]), "clt": ([A], [A, B])}
@@ -41,19 +44,70 @@ def test_centred_input_of_unit_mean_square_norm_is_what_is_encoded(kind):
         assert part.mean(0).norm() < 0.1
 
 
-def test_an_sae_starts_tied_with_unit_rows_and_writes_the_median():
+def test_an_sae_starts_at_places_with_parallel_rows_and_writes_the_median():
     acts = sample()
     sae = start("sae", acts)
-    assert torch.equal(sae.W_enc, sae.W_dec)
     torch.testing.assert_close(sae.W_dec.norm(dim=-1), torch.ones(24))
+    torch.testing.assert_close(normalize(sae.W_enc, dim=-1), sae.W_dec.detach())
     torch.testing.assert_close(sae.rest(acts)[A][0], geometric_median(acts[A]))
+    cosines = normalize(sae.pre(acts).x, dim=-1) @ sae.W_dec.T
+    assert bool((cosines.amax(0) > 0.9).all())
 
 
-@pytest.mark.parametrize("kind", ["transcoder", "clt"])
-def test_a_decoder_that_starts_at_0_writes_the_outputs_median_alone(kind):
+def test_each_latent_of_a_transcoder_starts_at_one_place_on_both_sides():
     acts = sample()
-    made = start(kind, acts)
-    group = clt_group([made], acts) if kind == "clt" else Group([made])
+    made = start("transcoder", acts)
+    reads = normalize(made._input(acts), dim=-1) @ normalize(made.W_enc, dim=-1).T
+    writes = normalize((acts[B] - made.out_center) / made.out_scale, dim=-1) @ made.W_dec.T
+    place = reads.argmax(0)
+    assert bool((reads[place, range(24)] > 0.9).all())
+    assert bool((writes[place, range(24)] > 0.8).all())
+
+
+@pytest.mark.parametrize("kind", ["sae", "transcoder", "crosscoder"])
+@pytest.mark.parametrize("rule", [TopK(4), BatchTopK(4), ReLU(0.1)], ids=lambda r: r.name)
+def test_no_other_scale_of_the_encoder_fits_better_at_first(kind, rule):
+    acts = sample()
+    made = CLASSES[kind].start(*KINDS[kind], 24, deepcopy(rule), acts, 0)
+
+    @torch.no_grad()
+    def error(factor: float) -> float:
+        scaled = made._like(made.arrays() | {"W_enc": factor * made.W_enc}, deepcopy(rule))
+        return sum(float((acts[s] - hat).square().sum()) for s, hat in scaled.reconstruct(acts).items())
+
+    assert error(1) < min(error(0.8), error(1.25))
+
+
+def test_starting_leaves_the_rule_as_it_was():
+    """BatchTopK counts the cuts of its batches: those of the start are not of the run."""
+    rule = BatchTopK(4)
+    before = deepcopy(rule.state_dict())
+    start_with = CLASSES["sae"].start(*KINDS["sae"], 24, rule, sample(), 0)
+    assert all(torch.equal(v, before[k]) for k, v in start_with.sparsity.state_dict().items())
+
+
+def test_places_are_spread_over_directions_however_often_each_comes():
+    """Ten directions, of which one is at 99% of the places: drawn evenly, most of them would be missed."""
+    generator = torch.Generator().manual_seed(0)
+    kinds = torch.where(
+        torch.rand(4000, generator=generator) < 0.99, 0, torch.randint(1, 10, (4000,), generator=generator)
+    )
+    x = torch.eye(10)[kinds] * (1 + torch.rand(4000, 1, generator=generator))
+    found = kinds[spread(x, 32, generator)]
+    assert len(found.unique()) == 10
+    assert len(kinds[torch.randperm(4000, generator=generator)[:32]].unique()) < 6
+
+
+def test_more_latents_than_places_all_start_somewhere_else():
+    acts = {A: torch.randn(10, 6, generator=torch.Generator().manual_seed(0))}
+    sae = SAE.start([A], [A], 64, TopK(4), acts, 0)
+    cosines = (sae.W_dec @ sae.W_dec.T).detach().fill_diagonal_(0)
+    assert float(cosines.max()) < 0.9999
+
+
+def test_a_decoder_that_starts_at_0_writes_the_outputs_median_alone():
+    acts = sample()
+    group = clt_group([start("clt", acts)], acts)
     for site, value in group.reconstruct(acts).items():
         torch.testing.assert_close(value[3], geometric_median(acts[site]))
 
@@ -102,6 +156,6 @@ def test_decoder_rows_have_length_1_after_every_step_and_gradients_lie_across_th
 def test_a_transcoders_decoder_is_free():
     transcoder = Transcoder.start([SITE], [SITE], 48, TopK(4), {SITE: rows(1000, 1)}, 0)
     made = trainer(Group([transcoder]), steps=20)
-    for i in range(5):
+    for i in range(20):
         made.train_step({SITE: rows(128, i)})
     assert (transcoder.W_dec.norm(dim=-1) - 1).abs().max() > 0.1

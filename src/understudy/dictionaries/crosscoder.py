@@ -9,11 +9,12 @@ from understudy.core.dictionary import Acts
 from understudy.core.linear import LinearDictionary, Spans
 from understudy.core.site import Site
 from understudy.core.sparsity import Sparsity
-from understudy.dictionaries._init import normalisation, unit_rows
+from understudy.dictionaries._init import best_scale, near, normalisation, normalised, spread
 
 
 class Crosscoder(LinearDictionary):
-    """Reads and writes every site; each is normalised on its own, so that none outweighs the others.
+    """Reads and writes every site; each is normalised on its own, so that none outweighs the others. Each
+    latent starts at the direction of a place, over all sites.
 
     It writes its first site before it has read its last: it intervenes and analyses, it cannot stand in (see
     `AcausalReplacement`).
@@ -27,10 +28,12 @@ class Crosscoder(LinearDictionary):
         cls, reads: Sequence[Site], writes: Sequence[Site], n_latents: int, sparsity: Sparsity, sample: Acts, seed: int
     ) -> Self:
         """Begin training: `sample` holds activations at the sites. Raises BadActivations."""
-        center, scale = normalisation(sample, reads)
-        W = unit_rows(n_latents, len(center), torch.Generator().manual_seed(seed))
+        center, scale = units = normalisation(sample, reads)
+        x, generator = normalised(sample, reads, units), torch.Generator().manual_seed(seed)
+        W = near(x, spread(x, n_latents, generator), generator)
         arrays = {
-            "W_enc": W, "b_enc": torch.zeros(n_latents), "W_dec": W / len(reads), "b_dec": torch.zeros(len(center)),
+            "W_enc": best_scale(x, x, W, W, sparsity) * W, "b_enc": torch.zeros(n_latents),
+            "W_dec": W, "b_dec": torch.zeros(len(center)),
             "in_center": center, "in_scale": scale, "out_center": center, "out_scale": scale,
         }  # fmt: skip
         widths = {s: sample[s].shape[-1] for s in reads}

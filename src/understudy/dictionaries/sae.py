@@ -1,4 +1,4 @@
-"""Sparse autoencoder with tied start and unit-norm decoder (Gao et al. 2024, arXiv:2406.04093, section 2 and A.1)."""
+"""Sparse autoencoder with a unit-norm decoder (Gao et al. 2024, arXiv:2406.04093, section 2 and A.1)."""
 
 from collections.abc import Iterator, Sequence
 from typing import ClassVar, Self
@@ -11,7 +11,7 @@ from understudy.core.dictionary import Acts
 from understudy.core.linear import LinearDictionary
 from understudy.core.site import Site
 from understudy.core.sparsity import Sparsity
-from understudy.dictionaries._init import normalisation, unit_rows
+from understudy.dictionaries._init import best_scale, near, normalisation, normalised, spread
 
 BLOCK_BYTES = 1 << 19
 """Rows that upkeep looks at together."""
@@ -20,7 +20,8 @@ BLOCK_BYTES = 1 << 19
 class SAE(LinearDictionary):
     """`x_hat = W_dec^T sparsity(W_enc (x - b_dec) + b_enc) + b_dec`, read and written at the same site(s).
 
-    b_dec starts at the data's geometric median; W_enc starts as W_dec; every row of W_dec has length 1 after each step.
+    b_dec starts at the data's geometric median, each latent at the direction of a place (theirs: a random one), W_enc
+    as a multiple of W_dec; every row of W_dec has length 1 after each step.
     """
 
     kind: ClassVar[str] = "sae"
@@ -31,10 +32,12 @@ class SAE(LinearDictionary):
         cls, reads: Sequence[Site], writes: Sequence[Site], n_latents: int, sparsity: Sparsity, sample: Acts, seed: int
     ) -> Self:
         """Begin training: `sample` holds activations at the sites. Raises BadActivations."""
-        center, scale = normalisation(sample, reads)
-        W_dec = unit_rows(n_latents, len(center), torch.Generator().manual_seed(seed))
+        center, scale = units = normalisation(sample, reads)
+        x, generator = normalised(sample, reads, units), torch.Generator().manual_seed(seed)
+        W_dec = near(x, spread(x, n_latents, generator), generator)
         arrays = {
-            "W_enc": W_dec, "b_enc": torch.zeros(n_latents), "W_dec": W_dec, "b_dec": torch.zeros(len(center)),
+            "W_enc": best_scale(x, x, W_dec, W_dec, sparsity) * W_dec, "b_enc": torch.zeros(n_latents),
+            "W_dec": W_dec, "b_dec": torch.zeros(len(center)),
             "in_center": center, "in_scale": scale, "out_center": center, "out_scale": scale,
         }  # fmt: skip
         widths = {s: sample[s].shape[-1] for s in reads}

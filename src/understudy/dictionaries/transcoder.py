@@ -9,11 +9,12 @@ from understudy.core.dictionary import Acts
 from understudy.core.linear import LinearDictionary, Spans
 from understudy.core.site import Site
 from understudy.core.sparsity import Sparsity
-from understudy.dictionaries._init import normalisation, unit_rows
+from understudy.dictionaries._init import best_scale, near, normalisation, normalised, spread
 
 
 class Transcoder(LinearDictionary):
-    """`y_hat = W_dec^T sparsity(W_enc x + b_enc) + b_dec`. W_dec starts at 0, b_dec at the outputs' median."""
+    """`y_hat = W_dec^T sparsity(W_enc x + b_enc) + b_dec`. Each latent starts at a place: it reads
+    the input's direction there and writes the output's. b_dec starts at the outputs' median."""
 
     kind: ClassVar[str] = "transcoder"
     spans: ClassVar[Spans] = "part"
@@ -24,10 +25,13 @@ class Transcoder(LinearDictionary):
     ) -> Self:
         """Begin training: `sample` holds activations at the sites. Raises BadActivations."""
         read, write = normalisation(sample, reads), normalisation(sample, writes)
-        d_in, d_out = len(read.center), len(write.center)
+        x, y = normalised(sample, reads, read), normalised(sample, writes, write)
+        generator = torch.Generator().manual_seed(seed)
+        places = spread(x, n_latents, generator)
+        W_enc, W_dec = near(x, places, generator), near(y, places, generator)
         arrays = {
-            "W_enc": unit_rows(n_latents, d_in, torch.Generator().manual_seed(seed)), "b_enc": torch.zeros(n_latents),
-            "W_dec": torch.zeros(n_latents, d_out), "b_dec": torch.zeros(d_out),
+            "W_enc": best_scale(x, y, W_enc, W_dec, sparsity) * W_enc, "b_enc": torch.zeros(n_latents),
+            "W_dec": W_dec, "b_dec": torch.zeros(len(write.center)),
             "in_center": read.center, "in_scale": read.scale, "out_center": write.center, "out_scale": write.scale,
         }  # fmt: skip
         widths = [{s: sample[s].shape[-1] for s in sites} for sites in (reads, writes)]

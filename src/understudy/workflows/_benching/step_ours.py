@@ -50,8 +50,8 @@ class Ours:
 
     def __init__(self, shape: Shape, search: Any) -> None:
         self.shape = shape
-        # Another seed than the rows' own: both draw normal rows, and the start would be the directions to be found.
-        self.trainer: Trainer = trainer(shape, STEPS, next(rows(shape.d, SAMPLE, seed=1)), search=search, seed=1)
+        # Another seed than the rows' own: both draw normal rows, and the start would know the directions to be found.
+        self.trainer: Trainer = trainer(shape, STEPS, next(rows(shape.d, SAMPLE)), search=search, seed=1)
         self.data = rows(shape.d, shape.batch)
 
     def next(self) -> Tensor:
