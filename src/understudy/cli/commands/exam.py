@@ -17,6 +17,7 @@ def run(config: Config, progress: Progress) -> tuple[Any, Any]:
     table = (tables | {"unlearning": _unlearned})[done.about](done)
     notes = [f"LOST since the last exam: {text}" for text in done.lost]
     notes += [f"{r.organism}, {r.size} of {r.of}: {r.note}" for r in done.graphs if r.note]
+    notes += [f"{r.organism}: {r.note}" for r in done.edges if r.note]
     return done.model_dump(mode="json"), Group(table, *notes, f"{len(table.rows)} rows in {done.wall_s:.0f} s")
 
 
@@ -29,9 +30,9 @@ def _features(done: Exam) -> Table:
 
 
 def _edges(done: Exam) -> Table:
-    table = _table("organism", "method", "planted", "pairs", "AUROC", "precision")
+    table = _table("organism", "method", "planted", "pairs", "scored", "AUROC", "precision")
     for row in done.edges:
-        counts = (str(row.true), str(row.pairs))
+        counts = (str(row.true), str(row.pairs), "-" if row.scored is None else str(row.scored))
         table.add_row(row.organism, row.method, *counts, _short(row.auroc), _short(row.precision))
     return table
 

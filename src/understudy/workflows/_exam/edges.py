@@ -13,7 +13,7 @@ from understudy.core.dictionary import Group
 from understudy.core.graph import Graph
 from understudy.core.records.errors import BadInput
 from understudy.core.records.graph import KINDS, TargetCard
-from understudy.core.records.metric import Measured, Metric, Record
+from understudy.core.records.metric import Measured, Metric, NotMeasured, Record
 from understudy.core.records.progress import Progress
 from understudy.core.world import TrueFeature, World
 from understudy.workflows._exam.graphs import true_dictionaries
@@ -25,7 +25,7 @@ INPUTS = 12
 """Held-out sequences, a graph of each."""
 SILENT = 32
 """More than any site of a program holds."""
-RESAMPLES = 200
+RESAMPLES, PERMUTED = 200, 1000
 
 
 class EdgeRow(Record):
@@ -37,16 +37,21 @@ class EdgeRow(Record):
     """graph: the largest |edge| between two true features over inputs and places, features that are held down included.
     graph, what is on: without these. weights: |what the source writes,
     read by the target|, whatever attention does. co-activation: |correlation| of the true values, knowing no weights.
-    random: any order."""
+    permuted: the graph's scores dealt out anew among all pairs, many times; permuted within targets: among the pairs of
+    each target, so that how strongly a target is driven is kept and by what is not."""
     true: int
     """Planted edges among the features that are ever on."""
     pairs: int
     """Pairs of such features, the source written before the target."""
     auroc: Metric
     """Chance that a planted edge scores above a pair without one; 0.5 is chance. Interval: 95%, bootstrap over targets,
-    which has no width where every resample agrees."""
+    which has no width where every resample agrees. Permuted: the mean over permutations, and where 95% of them lie."""
     precision: Metric
     """Share of planted edges among as many of the highest scores as there are planted edges, ties counted in part."""
+    scored: int | None = None
+    """Pairs whose score is not 0; where they are few, an AUROC of 0.5 is that of ties."""
+    note: str = ""
+    """Inputs that have no graph, and why."""
 
 
 class Pairs(NamedTuple):
@@ -56,26 +61,42 @@ class Pairs(NamedTuple):
     planted: Bool[Tensor, " n"]
 
 
+class Edges(NamedTuple):
+    """What the graphs of some inputs hold."""
+
+    weights: dict[tuple[str, str], float]
+    """The largest |edge| from one true feature to another."""
+    seen: set[str]
+    """Features that were on; outputs always are."""
+    failed: list[str]
+    """Why there is no graph, for each input without one."""
+
+
 def edge_rows(name: str, seed: int, progress: Progress) -> list[EdgeRow]:
     """The rows of one program. Queries and keys decide where attention looks; the graph freezes patterns, and they are
     no edges here."""
     world = open_world(name, seed, progress)
     assert world.negative is not None
-    found, seen = graph_edges(world, world, progress, SILENT)
-    on, _ = graph_edges(world, world, progress)
-    pairs = pairs_of(world, seen)
-    twin, _ = graph_edges(world, world.negative, progress, SILENT)
-    generator = torch.Generator().manual_seed(seed)
-    scores = {
-        "graph": torch.tensor([found.get(p, 0.0) for p in pairs.names]),
-        "graph, what is on": torch.tensor([on.get(p, 0.0) for p in pairs.names]),
+    found, on = graph_edges(world, world, progress, SILENT), graph_edges(world, world, progress)
+    pairs = pairs_of(world, found.seen)
+    twin = graph_edges(world, world.negative, progress, SILENT)
+    graph = _scores(found, pairs)
+    others = {
+        "graph, what is on": _scores(on, pairs),
         "weights": _weights(world, pairs),
         "co-activation": _correlation(world, pairs),
-        "random": torch.rand(len(pairs.names), generator=generator),
     }
-    rows = [edge_row(name, method, score.double(), pairs, seed) for method, score in scores.items()]
-    other = torch.tensor([twin.get(p, 0.0) for p in pairs.names]).double()
-    return [*rows, edge_row(f"{name}-twin", "graph", other, pairs, seed)]
+    return [
+        edge_row(name, "graph", graph, pairs, seed),
+        permuted_row(name, graph, pairs, seed, within_targets=False),
+        permuted_row(name, graph, pairs, seed, within_targets=True),
+        *(edge_row(name, method, score.double(), pairs, seed) for method, score in others.items()),
+        twin_row(f"{name}-twin", twin, pairs, seed),
+    ]
+
+
+def _scores(found: Edges, pairs: Pairs) -> Float[Tensor, " n"]:
+    return torch.tensor([found.weights.get(p, 0.0) for p in pairs.names], dtype=torch.float64)
 
 
 def pairs_of(world: World, seen: set[str]) -> Pairs:
@@ -96,26 +117,27 @@ def _order(world: World) -> dict[str, tuple[int, int]]:
     return {n: (at, -n.count(".")) for n, at in last.items()}
 
 
-def graph_edges(
-    world: World, studied: World, progress: Progress, silent: int = 0
-) -> tuple[dict[tuple[str, str], float], set[str]]:
-    """The largest |edge| between two of `world`'s true features in graphs of `studied`, and the features that were on;
-    outputs always are. silent: features below their threshold shown at each place of each site: their rows hold the
-    edges that keep them off, which no graph of what is on can have."""
+def graph_edges(world: World, studied: World, progress: Progress, silent: int = 0) -> Edges:
+    """Edges between `world`'s true features in graphs of `studied`. silent: features below their threshold shown at
+    each place of each site: their rows hold the edges that keep them off, which no graph of what is on can have.
+
+    A twin may have inputs of which no graph can be made, as where nothing reaches an output; the world itself raises.
+    """
     groups = true_dictionaries(world)
     outputs = [f.name for f in world.truth.features if f.role == "output"]
     names = [[f.name for f in _inner(world) if f.site == group.writes[0]] for group in groups]
     edges: dict[tuple[str, str], float] = {}
-    seen = set(outputs)
+    seen, failed = set(outputs), []
     with progress.task(f"graphs of {studied.name}", INPUTS, "graphs") as task:
         for i in range(INPUTS):
             task.update(i)
             try:
                 graph = _graph(studied, groups, len(outputs), i, silent)
-            except BadInput:
+            except BadInput as error:
                 if studied is world:
                     raise
-                continue  # in a permuted network nothing may reach an output: it has no edges there
+                failed.append(str(error))
+                continue
             called = list(_called(graph, names, outputs))
             seen |= {n for n, value, t in zip(called, graph.nodes.value, graph.nodes.threshold, strict=True)
                      if n and value > t}  # fmt: skip
@@ -125,7 +147,7 @@ def graph_edges(
                 if called[s] and called[t]:
                     pair = (called[s], called[t])
                     edges[pair] = max(edges.get(pair, 0.0), abs(w))
-    return edges, seen
+    return Edges(edges, seen, failed)
 
 
 def _inner(world: World) -> list[TrueFeature]:
@@ -207,7 +229,40 @@ def edge_row(organism: str, method: str, scores: Float[Tensor, " n"], pairs: Pai
         organism=organism, method=method, true=int(planted.sum()), pairs=len(planted),
         auroc=_interval(_auroc, score, planted, draws, "AUROC", len(groups)),
         precision=_interval(_precision, score, planted, draws, "fraction", len(groups)),
+        scored=int((score != 0).sum()),
     )  # fmt: skip
+
+
+def permuted_row(organism: str, scores: Float[Tensor, " n"], pairs: Pairs, seed: int, within_targets: bool) -> EdgeRow:
+    """What the same scores reach where they say nothing of the pairs: dealt out anew `PERMUTED` times."""
+    score, planted = scores.numpy(), pairs.planted.numpy()
+    targets = np.unique([t for _, t in pairs.names], return_inverse=True)[1]
+    group = targets if within_targets else np.zeros_like(targets)
+    rng, home = np.random.default_rng(seed), np.argsort(group, kind="stable")
+    dealt, found = np.empty_like(score), []
+    for _ in range(PERMUTED):
+        dealt[home] = score[np.lexsort((rng.random(len(score)), group))]
+        found.append((_auroc(dealt, planted), _precision(dealt, planted)))
+    (low, high), means = np.quantile(found, (0.025, 0.975), axis=0), np.mean(found, 0)
+    auroc, precision = (
+        Measured(value=v, low=min(v, a), high=max(v, b), unit=unit, n=PERMUTED)
+        for v, a, b, unit in zip(means, low, high, ("AUROC", "fraction"), strict=True)
+    )
+    return EdgeRow(
+        organism=organism, method="permuted within targets" if within_targets else "permuted",
+        true=int(planted.sum()), pairs=len(planted), auroc=auroc, precision=precision, scored=int((score != 0).sum()),
+    )  # fmt: skip
+
+
+def twin_row(organism: str, found: Edges, pairs: Pairs, seed: int) -> EdgeRow:
+    """The graph of the twin; its figures are not measured where no input has a graph."""
+    row = edge_row(organism, "graph", _scores(found, pairs), pairs, seed)
+    if not found.failed:
+        return row
+    note = f"{len(found.failed)} of {INPUTS} inputs have no graph: {found.failed[0]}"
+    none = NotMeasured(not_measured=note)
+    update = {"auroc": none, "precision": none, "scored": None} if len(found.failed) == INPUTS else {}
+    return row.model_copy(update={"note": note} | update)
 
 
 def _interval(figure, score: np.ndarray, planted: np.ndarray, draws: list[np.ndarray], unit: str, n: int) -> Measured:
