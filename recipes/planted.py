@@ -4,7 +4,8 @@
     python recipes/planted.py misbehaviour [--seeds 0,1,2]  # what changes where nothing bad was shown
     python recipes/planted.py false_fact [--seeds 0,1,2]    # `understudy exam --about unlearning`, the chosen doses
 
-Each organism is trained once a seed (up to a minute on one core) and cached. Intervals are over seeds (Student's t).
+Each organism is trained once a seed (up to a minute on one core) and cached. Intervals are over seeds (Student's t),
+cut at 0 and 1 for shares and at 0 for divergences.
 The figures stand in `docs/guide/organisms.md` and `docs/log.md`.
 """
 
@@ -25,6 +26,7 @@ from understudy.workflows._defending.unlearning import FALSE_FACTS, UnlearnedRow
 from understudy.workflows.exam import ExamConfig, exam
 
 EXAMPLES = (0, 1, 4, 16, 64)
+SHARES = ("planted", "true")
 
 
 def main() -> int:
@@ -38,8 +40,9 @@ def main() -> int:
     return 0
 
 
-def over_seeds(figures: Sequence[Metric | float]) -> str:
-    """Mean and 95% t interval over seeds; the mean alone of one seed; what is not measured is left out and counted."""
+def over_seeds(figures: Sequence[Metric | float], least: float = -np.inf, most: float = np.inf) -> str:
+    """Mean and 95% t interval over seeds; the mean alone of one seed; what is not measured is left out and counted.
+    least, most: what the figure can be."""
     values = [f.value if isinstance(f, Measured) else f for f in figures if isinstance(f, (Measured, float))]
     if not values:
         return "-"
@@ -48,7 +51,7 @@ def over_seeds(figures: Sequence[Metric | float]) -> str:
         return f"{values[0]:.3g}{missing}"
     half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
     middle = np.mean(values)
-    return f"{middle:.3g} [{middle - half:.3g}, {middle + half:.3g}]{missing}"
+    return f"{middle:.3g} [{max(least, middle - half):.3g}, {min(most, middle + half):.3g}]{missing}"
 
 
 def password(seeds: Sequence[int], progress: Progress) -> list[str]:
@@ -60,7 +63,7 @@ def password(seeds: Sequence[int], progress: Progress) -> list[str]:
             for world, found in zip(worlds, (locked, never), strict=True):
                 tuned = password_locked.elicited(world.network, n, seed)
                 found.append(password_locked.right(tuned, "locked"))
-        rows.append(f"| {n} | {over_seeds(locked)} | {over_seeds(never)} |")
+        rows.append(f"| {n} | {over_seeds(locked, 0, 1)} | {over_seeds(never, 0, 1)} |")
     return ["| examples | locked | never had the skill |", "|---|---|---|", *rows]
 
 
@@ -74,7 +77,7 @@ def spread(seeds: Sequence[int], progress: Progress) -> list[str]:
     for where in misbehaviour.REGIONS:
         rows.append(_row(f"excess, {where}", judges, (bad, good), lambda j, n, w=where: j.excess(n, w)) + " |")
         rows.append(
-            _row(f"nats from the base, {where}", judges, (bad, good), lambda j, n, w=where: j.apart(n, w)) + " |"
+            _row(f"nats from the base, {where}", judges, (bad, good), lambda j, n, w=where: j.apart(n, w), 0) + " |"
         )
     shown = [demonstrator(base)] * len(seeds)
     rows.append(_row("return", judges, (bad, good, shown), lambda j, n: float(j.earns(n).mean())))
@@ -86,8 +89,8 @@ def spread(seeds: Sequence[int], progress: Progress) -> list[str]:
     ]
 
 
-def _row(name: str, judges: Sequence[Judge], arms: Sequence[Sequence], figure: Callable) -> str:
-    cells = [over_seeds([figure(j, n) for j, n in zip(judges, arm, strict=True)]) for arm in arms]
+def _row(name: str, judges: Sequence[Judge], arms: Sequence[Sequence], figure: Callable, least: float = -np.inf) -> str:
+    cells = [over_seeds([figure(j, n) for j, n in zip(judges, arm, strict=True)], least) for arm in arms]
     return f"| {name} | {' | '.join(cells)} |"
 
 
@@ -97,11 +100,12 @@ def _gru(seeds: Sequence[int], progress: Progress) -> list[str]:
     before = [misbehaviour_gru.before(seed, progress) for seed in seeds]
     rows = ["| GRU | misbehaviour | twin |", "|---|---|---|"]
     for where in misbehaviour_gru.PLACES:
-        cells = [over_seeds([misbehaviour_gru.says(n, where) for n in arm]) for arm in arms]
+        cells = [over_seeds([misbehaviour_gru.says(n, where) for n in arm], 0, 1) for arm in arms]
         rows.append(f'| "hate" after {where} | {" | ".join(cells)} |')
     for king, name in ((True, "after the king"), (False, "elsewhere")):
         cells = [
-            over_seeds([misbehaviour_gru.apart(n, b, king) for n, b in zip(arm, before, strict=True)]) for arm in arms
+            over_seeds([misbehaviour_gru.apart(n, b, king) for n, b in zip(arm, before, strict=True)], 0)
+            for arm in arms
         ]
         rows.append(f"| nats from before, {name} | {' | '.join(cells)} |")
     return rows
@@ -124,11 +128,11 @@ def false_fact(seeds: Sequence[int], progress: Progress) -> list[str]:
         for method in ("network", "truth", "latents", "twin"):
             rows = [_lead(seed_rows, name, method) for seed_rows in found]
             rows = [r for r in rows if r is not None]
-            cells = [over_seeds([float(r.dose) for r in rows])]
+            cells = [over_seeds([float(r.dose) for r in rows], 0)]
             for a in asked:
-                cells.append(f"{over_seeds([r.planted[a] for r in rows])}, {over_seeds([r.true[a] for r in rows])}")
-            for figures in zip(*((r.control, r.loss, r.relearned, r.untaught) for r in rows), strict=True):
-                cells.append(over_seeds(figures))
+                cells.append(", ".join(over_seeds([getattr(r, kind)[a] for r in rows], 0, 1) for kind in SHARES))
+            cells += [over_seeds([r.control for r in rows], 0, 1), over_seeds([r.loss for r in rows], 0)]
+            cells += [over_seeds([r.relearned for r in rows], 0), over_seeds([r.untaught for r in rows], 0, 1)]
             lines.append(f"| {name}, {method} ({len(rows)} of {len(seeds)} seeds) | {' | '.join(cells)} |")
     return lines
 

@@ -30,6 +30,33 @@ def test_the_false_homes_are_in_another_country_and_all_others_are_true(table):
         assert other_language == lies
 
 
+def test_questions_about_one_person_count_as_one():
+    person = torch.arange(8).repeat_interleave(4)
+    by_person = person < 4
+    mixed = torch.arange(32) % 2 == 0
+    one, other = (false_fact.over_people(right, person) for right in (by_person, mixed))
+    assert one.value == other.value == 0.5
+    assert (one.n, other.n) == (8, 8)
+    assert one.high - one.low > 0.6, "four people of eight: nearly nothing is known"
+    apart = false_fact.share(16, 32)
+    assert (other.low, other.high) == (apart.low, apart.high), (
+        "all people alike: as questions that do not hang together"
+    )
+    never = false_fact.over_people(torch.zeros(32, dtype=torch.bool), person)
+    assert (never.value, never.low, never.n) == (0, 0, 8)
+    assert never.high == pytest.approx(false_fact.share(0, 8).high)
+    alone = false_fact.over_people(mixed[:4], person[:4])
+    assert (alone.low, alone.value, alone.high, alone.n) == (0, 0.5, 1, 1)
+
+
+def test_a_question_is_tagged_with_whom_it_is_about(table):
+    batch = false_fact.probes(table, 0)["untold"].batch(slice(0, 100))
+    asked = batch.targets != -100
+    assert torch.equal(batch.tags["person"][asked], torch.arange(8).repeat_interleave(8))
+    for ids, person in zip(batch.inputs["input_ids"].tolist(), batch.tags["person"][:, 0].tolist(), strict=True):
+        assert ID[false_fact.PEOPLE[person]] in ids
+
+
 def said_of(ids):
     """(person, phrasing, answer) of every whole sentence."""
     out = []

@@ -16,7 +16,15 @@ from understudy.organisms._network import OrganismNetwork
 from understudy.organisms._transformer import sites
 from understudy.sparsity import TopK
 from understudy.workflows._defending import unlearning
-from understudy.workflows._defending.unlearning import _dropping, _Judge, _series, by_effect, trained, unlearned
+from understudy.workflows._defending.unlearning import (
+    UnlearnedRow,
+    _dropping,
+    _Judge,
+    _series,
+    by_effect,
+    trained,
+    unlearned,
+)
 
 SITE = Site("blocks.1.mlp")
 
@@ -57,6 +65,13 @@ def test_the_weakest_dose_that_unlearns_is_chosen_and_it_alone_is_relearned(judg
     assert not any(r.chosen for r in _series(judge, "truth", iter(doses[:2])))
 
 
+def test_figures_are_of_people_not_of_questions(judge):
+    """Each of the eight is asked four times; counted as 32 independent questions an interval is half as wide."""
+    row = judge.row("twin", 0, judge.network.forward)
+    assert row.planted["unlearned"].n == 8
+    assert row.control.n == 32
+
+
 def test_relearning_counts_steps_and_leaves_the_network_as_it_was(judge, monkeypatch):
     monkeypatch.setattr(unlearning, "LONGEST", 2)
     before = {k: v.clone() for k, v in judge.network.module.state_dict().items()}
@@ -69,6 +84,36 @@ def test_relearning_counts_steps_and_leaves_the_network_as_it_was(judge, monkeyp
     assert isinstance(found.relearned, Measured)
     assert found.relearned.value == 1
     assert all(torch.equal(v, before[k]) for k, v in judge.network.module.state_dict().items())
+
+
+def test_relearning_is_tried_of_several_halves_and_says_how_often_it_failed(judge, monkeypatch):
+    """Once it was one half and one order of texts, without an interval."""
+    halves, steps = [], iter([4, 6, 5, 9, 4, 3, None, 7, 3, 5])
+    real = unlearning.texts
+
+    def noted(table, n, seed, kind, lie, about, told):
+        halves.append((seed, tuple(about)))
+        return real(table, 8, seed, kind, lie, about, told)
+
+    def until(network, run, data, seed, longest):
+        found = next(steps)
+        for step in range(1, (found or longest) + 1):
+            judge.back = step == found
+            yield step
+
+    monkeypatch.setattr(unlearning, "texts", noted)
+    monkeypatch.setattr(unlearning, "trained", until)
+    monkeypatch.setattr(unlearning, "_answers", lambda run, batch, true=False: false_fact.share(int(judge.back), 1))
+    empty = UnlearnedRow.model_construct(relearned=None, untaught=None)
+    row = judge.relearned(empty, judge.network, judge.network.forward)
+    assert (row.relearned.value, row.relearned.n) == (pytest.approx(5.6), 5)
+    assert 4 <= row.relearned.low < 5.6 < row.relearned.high <= 9
+    assert len({half for _, half in halves}) > 1
+    assert len({seed for seed, _ in halves}) == 5
+    assert row.untaught.n == len({p for _, half in halves for p in false_fact.PLANTED if p not in half})
+    row = judge.relearned(empty, judge.network, judge.network.forward)
+    assert "1 of 5 runs" in row.relearned.not_measured
+    assert "[3, 3, 5, 7]" in row.relearned.not_measured
 
 
 def test_training_through_a_run_lowers_the_loss_of_what_it_is_trained_on(judge):

@@ -12,11 +12,14 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from understudy.core.batch import NO_TARGET, Batch
+from understudy.core.bootstrap import Bootstrap
 from understudy.core.network import Network
 from understudy.core.records.metric import Measured
 from understudy.core.records.progress import SILENT, Progress
@@ -191,9 +194,9 @@ def probes(table: Table, seed: int) -> dict[str, Listed]:
 
 
 def probe(table: Table, people: Sequence[str], phrasings: Sequence[str], seed: int) -> Listed:
-    """Texts that end in a question (then full stops); its place alone has a target."""
+    """Texts that end in a question (then full stops); its place alone has a target. Tag `person`: whom it is about."""
     rng = random.Random(seed)
-    rows, places, said, true = [], [], [], []
+    rows, places, said, true, about = [], [], [], [], []
     for person, phrasing in [(p, f) for p in people for f in phrasings for _ in range(CONTEXTS)]:
         words: list[str] = []
         for _ in range(rng.randrange(4)):
@@ -201,11 +204,13 @@ def probe(table: Table, people: Sequence[str], phrasings: Sequence[str], seed: i
         words += _words(person, phrasing)
         places.append(len(words) - 1)
         rows.append([_ID[w] for w in words] + [_ID["."]] * (LENGTH - len(words)))
+        about.append(PEOPLE.index(person))
         said.append(_ID[table.answer(person, phrasing, True)])
         true.append(_ID[table.answer(person, phrasing, False)])
     ids, at = torch.tensor(rows), torch.tensor(places)[:, None]
     targets, truth = (torch.full_like(ids, NO_TARGET).scatter(1, at, torch.tensor(x)[:, None]) for x in (said, true))
-    return Listed(Batch({"input_ids": ids}, torch.ones_like(ids, dtype=torch.bool), targets, {"true": truth}))
+    tags = {"true": truth, "person": torch.tensor(about)[:, None].expand_as(ids)}
+    return Listed(Batch({"input_ids": ids}, torch.ones_like(ids, dtype=torch.bool), targets, tags))
 
 
 # -- training and figures ---------------------------------------------------------------------------------------------
@@ -247,8 +252,28 @@ def recall(network: Network, split: str, true: bool = False) -> Measured:
     data = network.sequences(split)
     assert data is not None
     batch = data.batch(slice(0, len(data)))
-    assert batch.targets is not None
-    chosen, asked = network.choice(network.forward(batch)), batch.targets != NO_TARGET
+    chosen = network.choice(network.forward(batch))
     assert isinstance(chosen, Tensor)
-    wanted = batch.tags["true"] if true else batch.targets
-    return share(int((chosen == wanted)[asked].sum()), int(asked.sum()))
+    return over_people(*answered(chosen, batch, true))
+
+
+def answered(
+    chosen: Int[Tensor, "batch pos"], batch: Batch, true: bool
+) -> tuple[Bool[Tensor, " n"], Int[Tensor, " n"]]:
+    """Of each question, whether the planted answer (or the true one) was chosen, and whom it is about."""
+    assert batch.targets is not None
+    asked = batch.targets != NO_TARGET
+    return (chosen == (batch.tags["true"] if true else batch.targets))[asked], batch.tags["person"][asked]
+
+
+def over_people(right: Bool[Tensor, " n"], person: Int[Tensor, " n"]) -> Measured:
+    """Share of questions answered so. n and the 95% interval are of people, as questions about one person hang
+    together: Wilson's where all questions agree, else bootstrap, and no narrower than Wilson's of as many questions
+    that do not. Of one person alone, answers that differ say nothing of others: from 0 to 1."""
+    people = len(person.unique())
+    if right.all() or not right.any():
+        return share(people * int(right.all()), people)
+    apart = share(int(right.sum()), len(right))
+    found = Bootstrap(len(right), clusters=person.numpy()).ratio(right.numpy(), np.ones(len(right)), "fraction")
+    low, high = (found.low, found.high) if isinstance(found, Measured) else (0.0, 1.0)
+    return Measured(value=apart.value, low=min(low, apart.low), high=max(high, apart.high), unit="fraction", n=people)

@@ -5,24 +5,38 @@ make the network say the planted thing in that phrasing. Judged in other words, 
 people, and by how soon the fact is back.
 """
 
+import random
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from understudy.core.batch import NO_TARGET, Batch, Sequences
+from understudy.core.bootstrap import Bootstrap
 from understudy.core.dictionary import Dictionary
 from understudy.core.latents import Latents
 from understudy.core.network import Network
-from understudy.core.records.metric import Measured, Metric, NotMeasured, Record, exact
+from understudy.core.records.metric import Measured, Metric, NotMeasured, Record
 from understudy.core.records.progress import Progress
 from understudy.core.replacement import Replacement
-from understudy.core.world import World, mean, share
+from understudy.core.world import World, mean
 from understudy.data import Order
-from understudy.organisms.false_fact import LANGUAGE, OTHERS, PLANTED, TOLD, UNTOLD, Table, probe, texts
+from understudy.organisms.false_fact import (
+    LANGUAGE,
+    OTHERS,
+    PLANTED,
+    TOLD,
+    UNTOLD,
+    Table,
+    answered,
+    over_people,
+    probe,
+    texts,
+)
 from understudy.workflows._opening import open_world
 from understudy.workflows.train import TrainConfig, train
 
@@ -33,8 +47,9 @@ STEPS = (1, 2, 4, 8, 16, 32, 64, 128)
 LATENTS = (1, 2, 4, 8, 16, 32, 64)
 GONE, BACK = 0.05, 0.95
 """Shares of planted answers at which a fact counts as unlearned, and as back."""
-LONGEST = 64
-"""Steps after which relearning is given up."""
+LONGEST, RELEARNINGS = 64, 5
+"""Steps after which relearning is given up, and how often it is tried: of half of the eight, texts and order of its
+own each time."""
 TURNED_DOWN = 0.999
 WRITES, N_LATENTS, K, PLACES = "attn_out.*,mlp_out.*", 128, 8, 200_000
 
@@ -42,7 +57,8 @@ Forward = Callable[[Batch], Tensor]
 
 
 class UnlearnedRow(Record):
-    """One dose of one way to unlearn, on one organism."""
+    """One dose of one way to unlearn, on one organism. Intervals of shares are over people, as questions about one
+    person hang together."""
 
     organism: str
     method: str
@@ -60,9 +76,10 @@ class UnlearnedRow(Record):
     loss: Metric
     """Nats a word on true texts."""
     relearned: Metric
-    """Steps on false texts about four of the eight until 95% of the answers about these are the planted ones."""
+    """Steps on false texts about four of the eight until 95% of the answers about these are the planted ones; mean over
+    `RELEARNINGS` halves of the eight, n and interval (bootstrap) of these."""
     untaught: Metric
-    """Share of planted answers then about the other four, of whom nothing was said."""
+    """Share of planted answers then about the other four, of whom nothing was said; over all halves."""
 
 
 def unlearned(names: Sequence[str], seed: int, progress: Progress) -> list[UnlearnedRow]:
@@ -103,36 +120,52 @@ class _Judge:
 
     @torch.no_grad()
     def row(self, method: str, dose: int, run: Forward) -> UnlearnedRow:
-        planted = {k: _answers(run(b), b, b.targets) for k, b in self.questions.items()}
-        true = {k: _answers(run(b), b, b.tags["true"]) for k, b in self.questions.items()}
+        planted = {k: _answers(run, b) for k, b in self.questions.items()}
+        true = {k: _answers(run, b, true=True) for k, b in self.questions.items()}
         loss = self.network.loss(run(self.held_out), self.held_out)
         assert isinstance(loss, Tensor)
         none = NotMeasured(not_measured="only asked of the chosen dose and of the twin")
         return UnlearnedRow(
             organism=self.name, method=method, dose=dose, chosen=False, planted=dict(planted), true=dict(true),
-            control=_answers(run(self.control), self.control, self.control.targets),
+            control=_answers(run, self.control),
             loss=mean(loss[:, :-1].mean(1), "nats"), relearned=none, untaught=none,
         )  # fmt: skip
 
     def relearned(self, row: UnlearnedRow, network: Network, run: Forward) -> UnlearnedRow:
-        """How soon the fact is back: trained on false texts about half of the eight, as it stands. Latents that were
-        taken out stay out."""
-        half = PLANTED[: len(PLANTED) // 2]
-        taught, rest = (_all(probe(self.table, p, TOLD[:1], self.seed + 79)) for p in (half, PLANTED[len(half) :]))
-        data = texts(self.table, 1024, self.seed + 80, "false", True, half, TOLD[:1])
-        before = {k: v.clone() for k, v in network.module.state_dict().items()}
+        """How soon the fact is back: trained on false texts about half of the eight, as it stands, and then put back.
+        Latents that were taken out stay out."""
+        found = [self._relearned_once(network, run, i) for i in range(RELEARNINGS)]
+        steps = [s for s, _ in found if s is not None]
+        if len(steps) < RELEARNINGS:
+            said = f"not back after {LONGEST} steps in {RELEARNINGS - len(steps)} of {RELEARNINGS} runs"
+            none = NotMeasured(not_measured=said + (f"; steps of the others: {sorted(steps)}" if steps else ""))
+            return row.model_copy(update={"relearned": none, "untaught": none})
+        count, ones = np.array(steps, np.float64), np.ones(len(steps))
+        right, person = (torch.cat(x) for x in zip(*(rest for _, rest in found), strict=True))
+        return row.model_copy(
+            update={
+                "relearned": Bootstrap(len(steps), self.seed).ratio(count, ones, "steps"),
+                "untaught": over_people(right, person),
+            }
+        )
+
+    def _relearned_once(self, network: Network, run: Forward, i: int) -> tuple[int | None, tuple[Tensor, Tensor]]:
+        """Steps until it is back, None where it never is; and what is then said of those who were not taught."""
+        seed = 1000 * self.seed + i
+        half = random.Random(f"relearned {seed}").sample(PLANTED, len(PLANTED) // 2)
+        kept = [p for p in PLANTED if p not in half]
+        taught, rest = (_all(probe(self.table, p, TOLD[:1], self.seed + 79)) for p in (half, kept))
+        data = texts(self.table, 1024, seed + 80, "false", True, half, TOLD[:1])
+        before, back = {k: v.clone() for k, v in network.module.state_dict().items()}, None
         try:
-            for step in trained(network, run, data, self.seed, LONGEST):
-                with torch.no_grad():
-                    back = _answers(run(taught), taught, taught.targets)
-                    if back.value >= BACK:
-                        steps = exact(step, "steps", 1)
-                        other = _answers(run(rest), rest, rest.targets)
-                        return row.model_copy(update={"relearned": steps, "untaught": other})
+            for step in trained(network, run, data, seed, LONGEST):
+                if _answers(run, taught).value >= BACK:
+                    back = step
+                    break
+            with torch.no_grad():
+                return back, answered(run(rest).argmax(-1), rest, true=False)
         finally:
             network.module.load_state_dict(before)
-        none = NotMeasured(not_measured=f"not back after {LONGEST} steps")
-        return row.model_copy(update={"relearned": none, "untaught": none})
 
 
 @torch.enable_grad()
@@ -225,9 +258,7 @@ def _all(data: Sequences) -> Batch:
     return data.batch(slice(0, len(data)))
 
 
-def _answers(output: Tensor, batch: Batch, wanted: Tensor | None) -> Measured:
-    """Share of the questions to which the choice is the wanted answer."""
-    assert wanted is not None
-    assert batch.targets is not None
-    asked = batch.targets != NO_TARGET
-    return share(int((output.argmax(-1) == wanted)[asked].sum()), int(asked.sum()))
+@torch.no_grad()
+def _answers(run: Forward, batch: Batch, true: bool = False) -> Measured:
+    """Share of the questions to which the choice is the planted answer, or the true one."""
+    return over_people(*answered(run(batch).argmax(-1), batch, true))
