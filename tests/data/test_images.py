@@ -1,11 +1,16 @@
 """`images:FOLDER`: which pictures, which classes, which side of the split, and what is wrong with a folder."""
 
+import re
+import resource
+from dataclasses import replace
+
 import pytest
 import torch
 
 from understudy.core.picture import PictureInput
 from understudy.core.records.errors import BadData, UnknownName
-from understudy.data.images import ImageFolder, class_numbers, middle
+from understudy.data import images
+from understudy.data.images import ImageFolder, class_numbers, middle, read_picture
 
 Image = pytest.importorskip("PIL.Image", reason="pictures are read with Pillow")
 
@@ -112,3 +117,41 @@ def test_what_a_network_wants_and_is_not_done_is_refused(folder):
     odd = PictureInput((4, 4), unsupported="do_flip_channel_order")
     with pytest.raises(BadData, match="do_flip_channel_order"):
         ImageFolder(str(folder), "train", odd)
+
+
+@pytest.mark.parametrize(
+    ("size", "resized", "says"),
+    [
+        ((2, 60_000), 4096, "4,096 x 122,880,000 pixels on the way to a shorter edge of 4,096"),
+        ((60_000, 2), 4096, "122,880,000 x 4,096 pixels on the way to a shorter edge of 4,096"),
+        ((1, 60_000), (4, 4096), "4,096 x 60,000 pixels on the way to 4,096 x 4"),
+        ((4, 4), (10**9, 10**9), "1,000,000,000 x 1,000,000,000 pixels on the way to 1,000,000,000 x 1,000,000,000"),
+        ((4, 4), 0, "0 x 0 pixels"),
+    ],
+)
+def test_a_picture_that_would_take_all_memory_on_the_way_is_refused_with_its_sizes(tmp_path, size, resized, says):
+    """Once a strip of 2 x 60,000 pixels was stretched to 1.5 terabytes. The third passes through a high, wide picture:
+    what Pillow makes between is larger than either end."""
+    fill(tmp_path, ["cat/strip.png"], size=size)
+    before = _memory()
+    with pytest.raises(BadData, match=re.escape(says)) as found:
+        read_picture(tmp_path / "cat/strip.png", replace(READS, resized=resized))
+    assert "strip.png" in str(found.value)
+    assert f"{images.MOST:,}" in str(found.value)
+    assert _memory() - before < 1 << 26
+
+
+def test_a_picture_with_too_many_pixels_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    fill(tmp_path, ["cat/large.png"], size=(40, 40))
+    monkeypatch.setattr(images, "MOST", 1599)
+    with pytest.raises(BadData, match=r"large.png \(40 x 40 pixels\) has 40 x 40 pixels in the file"):
+        read_picture(tmp_path / "cat/large.png", READS)
+    monkeypatch.setattr(images, "MOST", 1600)
+    assert read_picture(tmp_path / "cat/large.png", READS).shape == (1, 4, 4)
+    with pytest.raises(BadData, match="50 x 40 pixels at the size that the network reads"):
+        read_picture(tmp_path / "cat/large.png", replace(READS, size=(40, 50)))
+
+
+def _memory():
+    """The most bytes that this process ever held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -4,11 +4,15 @@ import io
 import json
 import os
 import pickle
+import resource
 import subprocess
+import sys
 import zipfile
+from importlib.util import find_spec
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from understudy.core.records.errors import BadInput, BadWeights, UnknownName
@@ -16,8 +20,9 @@ from understudy.core.records.metric import Measured
 from understudy.core.records.progress import SILENT
 from understudy.core.replacement import Replacement
 from understudy.core.site import Site
-from understudy.networks import open_network
+from understudy.networks import open_network, sb3_opening
 from understudy.networks.actor import MLP, Actor
+from understudy.networks.actor_opening import open_actor
 from understudy.workflows._judging.acting import acting
 
 pytest.importorskip("gymnasium", reason="policies act in gymnasium's environments")
@@ -151,10 +156,20 @@ def test_an_environment_that_does_not_fit_is_named(make, says):
         make()
 
 
+def test_the_lander_opens_where_warnings_are_errors():
+    """Once Python itself died of it, before anything was said."""
+    if find_spec("Box2D") is None:
+        pytest.skip("the lander needs gymnasium[box2d]")
+    opened = "from understudy.networks.opening import open_network; open_network('demo:lander')"
+    code = f"import torch, transformers, gymnasium, warnings; warnings.simplefilter('error'); {opened}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 # -- zips of stable-baselines3 ----------------------------------------------------------------------------------------
 
 
-def as_sb3(path, module: MLP, log_std=None, activation="Tanh", extra=None, raw=None):
+def as_sb3(path, module: MLP, log_std=None, activation="Tanh", extra=None, raw=None, settings=None):
     """A zip laid out as stable-baselines3 2.9 lays it out."""
     state = {f"mlp_extractor.policy_net.{2 * i}.{part}": getattr(layer[0], part)
              for i, layer in enumerate(module.layers) for part in ("weight", "bias")}  # fmt: skip
@@ -166,7 +181,8 @@ def as_sb3(path, module: MLP, log_std=None, activation="Tanh", extra=None, raw=N
     torch.save({k: v.detach() for k, v in state.items()}, buffer)
     kwargs = {":type:": "<class 'dict'>", "activation_fn": f"<class 'torch.nn.modules.activation.{activation}'>"}
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("data", json.dumps({"policy_kwargs": kwargs, "use_sde": False}))
+        said = {"policy_kwargs": kwargs, "use_sde": False} if settings is None else settings
+        archive.writestr("data", json.dumps(said))
         archive.writestr("policy.pth", buffer.getvalue() if raw is None else raw)
     return path
 
@@ -194,15 +210,59 @@ class Bomb:
         ({"extra": {"features_extractor.cnn.0.weight": torch.zeros(2)}}, BadInput, r"no features_extractor\.cnn"),
         ({"extra": {"features_extractor.resnet.weight": torch.zeros(2)}}, BadInput, "resnet"),
         ({"extra": {"action_net.bias": torch.tensor([float("nan"), 0.0])}}, BadWeights, "not finite"),
-        ({"extra": {"action_net.bias": torch.zeros(3)}}, BadWeights, "do not fit"),
+        ({"extra": {"action_net.bias": torch.zeros(3)}}, BadWeights, r"head.weight is \[2, 6\], not \[3, 6\]"),
+        ({"extra": {"action_net.bias": torch.zeros(())}}, BadWeights, r"action_net.bias is \[\]; a layer's bias has 1"),
+        ({"extra": {"mlp_extractor.policy_net.4.weight": torch.zeros(6, 6)}}, BadWeights, "4.bias is not there"),
+        ({"extra": {"action_net.bias": torch.zeros(2, device="meta")}}, BadWeights, "no table of tensors"),
+        ({"extra": {"action_net.bias": torch.zeros(2).to_sparse()}}, BadWeights, "no table of tensors"),
+        ({"extra": {3: torch.zeros(2)}}, BadWeights, "no table of tensors"),
+        ({"raw": b"\x80\x02}q\x00."}, BadWeights, "cut short"),
+        ({"settings": []}, BadWeights, "no table of settings"),
+        ({"settings": {"policy_kwargs": "x"}}, BadWeights, "no table of settings"),
+        # One number with strides of 0, and a bias without a weight like it: 10^12 and 10^8 numbers are claimed.
+        ({"extra": {"action_net.weight": torch.zeros(1).expand(10**6, 10**6)}}, BadWeights, "4,000,000,000,000"),
+        ({"extra": {"action_net.bias": torch.zeros(1).expand(10**8)}}, BadWeights, r"\[2, 6\], not \[100000000, 6\]"),
     ],
 )
 def test_a_zip_that_is_something_else_is_refused(tmp_path, monkeypatch, change, error, says):
     monkeypatch.chdir(tmp_path)
     path = as_sb3(tmp_path / "p.zip", MLP(4, (8, 6), 2, nn.Tanh), **change)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(error, match=says):
         open_network(f"sb3:{path}@CartPole-v1")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 17, "kibibytes"
     assert not (tmp_path / "exploded").exists()
+
+
+def test_a_file_of_torchs_that_unpacks_to_far_more_is_refused_before_it_is(tmp_path, monkeypatch):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data/0", bytes(1 << 22))
+    monkeypatch.setattr(sb3_opening, "LARGEST", 1 << 20)
+    assert len(buffer.getvalue()) < 1 << 14
+    path = as_sb3(tmp_path / "p.zip", MLP(4, (8, 6), 2, nn.Tanh), raw=buffer.getvalue())
+    with pytest.raises(BadWeights, match=r"policy\.pth would unpack to 4,194,304 bytes"):
+        open_network(f"sb3:{path}@CartPole-v1")
+
+
+def test_a_folder_whose_card_claims_other_sizes_is_refused(tmp_path):
+    """Of 10^9 inputs nothing is made before the weights bear it out."""
+    module = MLP(4, (8, 6), 2, nn.Tanh)
+    save_file({k: v.contiguous() for k, v in module.state_dict().items()}, tmp_path / "model.safetensors")
+    card = {"n_inputs": 4, "hidden": [8, 6], "n_actions": 2, "activation": "tanh", "environment": "CartPole-v1"}
+    for change, says in (
+        ({"n_inputs": 10**9}, r"layers.0.0.weight is \[8, 4\], not \[8, 1000000000\]"),
+        ({"hidden": [10**9, 6]}, r"is \[8, 4\], not \[1000000000, 4\]"),
+        ({"hidden": [8] * 10**5}, "there are 6 tensors"), ({"hidden": None}, "hidden layers None"),
+        ({"n_actions": "two"}, "cannot be made"), ({"n_inputs": None}, "cannot be made"),
+    ):  # fmt: skip
+        (tmp_path / "config.json").write_text(json.dumps(card | change))
+        with pytest.raises(BadWeights, match=says):
+            open_actor(tmp_path, "mine")
+    (tmp_path / "config.json").write_text(json.dumps(card))
+    opened = open_actor(tmp_path, "mine")
+    obs = torch.randn(3, 5, 4)
+    assert torch.equal(opened.module(obs), module(obs))
 
 
 def test_a_zip_cut_short_and_a_name_without_environment_say_so(tmp_path):

@@ -1,9 +1,11 @@
 """The GRU: its cell against torch's, sites inside the recurrence, states carried on, and its file."""
 
 import json
+import resource
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from understudy import Batch, Group, Replacement, Site, TopK, Transcoder, find_parts, find_sites, open_network
@@ -192,16 +194,35 @@ def test_it_is_written_and_read_again(tmp_path):
     [
         (lambda f: (f / "model.safetensors").write_bytes(b"\x80\x04 no weights"), "cannot be read"),
         (lambda f: (f / "model.safetensors").unlink(), "cannot be read"),
-        (lambda f: _change(f, state_size=11), "cannot be read: .*size mismatch"),
-        (lambda f: _change(f, num_hidden_layers=3), "differ, e.g. by layers.2"),
-        (lambda f: _change(f, hidden_size="wide"), "cannot be read"),
+        (lambda f: _change(f, state_size=11), "differ: state_size is 11 in the one and 10 in the other"),
+        (lambda f: _change(f, state_size=10**9), "state_size is 1,000,000,000 in the one and 10 in the other"),
+        (lambda f: _change(f, hidden_size=10**9), "hidden_size is 1,000,000,000 in the one"),
+        (lambda f: _change(f, vocab_size=10**9), "vocab_size is 1,000,000,000 in the one"),
+        (lambda f: _change(f, num_hidden_layers=10**9), "num_hidden_layers is 1,000,000,000 in the one and 2 in"),
+        (lambda f: _change(f, num_hidden_layers=-1), "num_hidden_layers is -1 in the one"),
+        (lambda f: _change(f, hidden_size="wide"), "hidden_size is 'wide'; whole numbers"),
+        (lambda f: _change(f, hidden_size=True), "hidden_size is True; whole numbers"),
+        (lambda f: _change(f, eos_token_id=10**9), "end of text that is token 1000000000 cannot be"),
+        (lambda f: _change(f, max_position_embeddings=0), "a context of 0 places"),
+        (lambda f: _reshape(f, "layers.0.mixer.cell.hidden.weight", (1, 10)), "cannot be read: .*size mismatch"),
+        (lambda f: _reshape(f, "layers.0.norm.weight", None), "differ, e.g. by layers.0.norm"),
+        (lambda f: _reshape(f, "embed.weight", (4,)), "those of no GRU"),
     ],
 )
 def test_files_that_do_not_fit_are_refused(tmp_path, spoil, reason):
+    """What the config claims is looked up in the weights; once a width of 10^9 was first made, in memory."""
     save_gru(made().module, tmp_path)
     spoil(tmp_path)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(BadWeights, match=reason):
         open_network(f"hf:{tmp_path}")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 16
+
+
+def _reshape(folder, name, shape):
+    tensors = load_file(folder / "model.safetensors")
+    tensors = {k: v for k, v in tensors.items() if k != name} | ({} if shape is None else {name: torch.zeros(shape)})
+    save_file(tensors, folder / "model.safetensors")
 
 
 @pytest.mark.parametrize("config", ["{", "[1]"])

@@ -1,6 +1,7 @@
 """How a checkpoint says it reads pictures, against the image processors of transformers themselves."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -47,6 +48,41 @@ def test_what_the_network_reads_is_what_its_own_processor_gives(name, pictures):
         ours = from_settings(said, 3)
         assert not ours.unsupported
         torch.testing.assert_close(ours.values(read_picture(path, ours)), theirs, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["ViT", "DeiT", "Beit", "Bit", "CLIP", "Siglip", "MobileNetV2", "Pvt", "PoolFormer"])
+def test_what_a_file_does_not_say_is_as_transformers_has_it_or_refused(name, pictures):
+    """Each setting left out in turn. Once a CLIP without `do_center_crop` was read without one."""
+    real = getattr(transformers, f"{name}ImageProcessorPil", None)
+    if real is None:
+        pytest.skip("this transformers has no image processor without torchvision")
+    whole, refused = json.loads(real().to_json_string()), set()
+    for key in set(whole) - {"image_processor_type"}:
+        said = {k: v for k, v in whole.items() if k != key}
+        ours = from_settings(said, 3)
+        if ours.unsupported:
+            refused.add(key)
+            continue
+        theirs = real.from_dict(said)(Image.open(pictures[0]), return_tensors="pt")["pixel_values"][0].float()
+        torch.testing.assert_close(ours.values(read_picture(pictures[0], ours)), theirs, atol=1e-6, rtol=1e-6, msg=key)
+    assert {"resample", "image_mean", "image_std", "size"} <= refused
+    assert not refused & {"do_resize", "do_rescale", "rescale_factor", "do_normalize"}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"resample": None}, r"resample \(which it does not say\)"),
+        ({"do_center_crop": True, "crop_size": None}, r"crop_size \(which it does not say\)"),
+        ({"image_mean": [0.5, 0.5]}, "of 3 channels"),
+        ({"image_std": [0.5, 0.0, 0.5]}, "of 3 channels"),
+    ],
+)
+def test_a_setting_that_cannot_be_meant_is_named(change, says):
+    vit = {"image_processor_type": "ViTImageProcessor", "size": {"height": 8, "width": 8}, "resample": 2}
+    vit |= {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    assert not from_settings(vit, 3).unsupported
+    assert re.search(says, from_settings(vit | change, 3).unsupported)
 
 
 @pytest.mark.parametrize("name", ["Levit", "EfficientNet", "MobileViT"])

@@ -22,6 +22,8 @@ ONE_IN = 5
 """One picture in so many is held out."""
 KEPT = 1 << 29
 """Bytes of pictures that stay in memory once they were read."""
+MOST = 1 << 26
+"""Pixels of one picture, as it lies in its file and at any step on the way to what the network reads."""
 
 
 class ImageFolder:
@@ -144,6 +146,7 @@ def read_picture(path: Path, picture: PictureInput) -> UInt8[Tensor, "c y x"]:
         raise BadData(f"the network reads {picture.channels} channels; pictures have 3, or 1 for grey.")
     try:
         with pillow.open(path, formats=FORMATS) as opened:
+            target = _checked_target(path, opened.size, picture)
             mode, found = opened.mode, opened.convert("RGB" if picture.channels == 3 else "L")
     except (OSError, SyntaxError, ValueError, pillow.DecompressionBombError, pillow.DecompressionBombWarning) as error:
         raise BadData(
@@ -151,9 +154,33 @@ def read_picture(path: Path, picture: PictureInput) -> UInt8[Tensor, "c y x"]:
         ) from None
     if mode in ("I", "F") or mode.startswith("I;"):
         raise BadData(f"{path} has more than 8 bits a channel ({mode}): convert it first.")
-    found = found.resize(_target(found.size, picture.resized), getattr(pillow.Resampling, picture.resample.upper()))
+    found = found.resize(target, getattr(pillow.Resampling, picture.resample.upper()))
     pixels = torch.frombuffer(bytearray(found.tobytes()), dtype=torch.uint8)
     return middle(pixels.reshape(found.height, found.width, -1).permute(2, 0, 1), picture.size)
+
+
+def _checked_target(path: Path, found: tuple[int, int], picture: PictureInput) -> tuple[int, int]:
+    """Width and height to resize to, known before a pixel is read. Raises BadData for more pixels than `MOST`."""
+    _check_size(path, found, "in the file", found)
+    target = _target(found, picture.resized)
+    if picture.resized is not None:
+        way = f"on the way to {_asked(picture.resized)}, which the network wants"
+        _check_size(path, found, way, target)
+        _check_size(path, found, way, (target[0], found[1]))  # Pillow stretches the width of all rows first
+    _check_size(path, found, "at the size that the network reads", (picture.size[1], picture.size[0]))
+    return target
+
+
+def _check_size(path: Path, found: tuple[int, int], when: str, size: tuple[int, int]) -> None:
+    if min(size) < 1 or size[0] * size[1] > MOST:
+        raise BadData(
+            f"{path} ({found[0]:,} x {found[1]:,} pixels) has {size[0]:,} x {size[1]:,} pixels {when}; from 1 to "
+            f"{MOST:,} can be read. Crop it, or take it out of the folder."
+        )
+
+
+def _asked(resized: tuple[int, int] | int) -> str:
+    return f"a shorter edge of {resized:,}" if isinstance(resized, int) else f"{resized[1]:,} x {resized[0]:,}"
 
 
 def _target(found: tuple[int, int], wanted: tuple[int, int] | int | None) -> tuple[int, int]:

@@ -7,6 +7,7 @@ acts on all later places.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -225,24 +226,53 @@ def open_gru(folder: Path, name: str, dtype: torch.dtype | Literal["auto"] = tor
     """The GRU that `save_gru` wrote, with the tokenizer that lies beside it, if one does.
 
     dtype: of its parameters; auto: as they were saved. Raises BadWeights for weights or sizes that do not fit or are
-    not finite.
+    not finite. Sizes are held against the weights' shapes before anything of that size is made.
     """
-    from safetensors import SafetensorError
+    from safetensors import SafetensorError, safe_open
     from safetensors.torch import load_file
 
-    written = json.loads((folder / "config.json").read_text())
+    written, file = json.loads((folder / "config.json").read_text()), folder / "model.safetensors"
     try:
-        sizes = {k: written[k] for k in GRUConfig.__dataclass_fields__ if k in written}
-        module, state = GRU(GRUConfig(**sizes)), load_file(folder / "model.safetensors")
-        missing, unknown = module.load_state_dict(state, strict=False)
+        with safe_open(file, framework="pt") as header:
+            shapes = {k: tuple(header.get_slice(k).get_shape()) for k in header.keys()}  # noqa: SIM118
+        config = _config(written, shapes, f"{name}: config.json and the weights in {folder} differ")
+        with torch.device("meta"):
+            module = GRU(config)
+        state = load_file(file)
+        missing, unknown = module.load_state_dict(state, strict=False, assign=True)
     except (SafetensorError, OSError, TypeError, RuntimeError) as error:
         raise BadWeights(f"{name}: the GRU in {folder} cannot be read: {str(error).splitlines()[-1].strip()}") from None
     if wrong := [*unknown, *(k for k in missing if k != "head.weight")]:
         raise BadWeights(f"{name}: config.json and the weights in {folder} differ, e.g. by {wrong[0]}.")
     if bad := [k for k, v in state.items() if not v.isfinite().all()]:
         raise BadWeights(f"{name}: {bad[0]} holds values that are not finite.")
+    module.head.weight = module.embed.weight
     kept = state["embed.weight"].dtype if dtype == "auto" else dtype
     return GRULanguageModel(module.to(kept), name, _tokenizer(folder))
+
+
+def _config(written: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], differ: str) -> GRUConfig:
+    """The sizes that config.json says, where the weights have them. Raises BadWeights with both where they do not."""
+    said = {k: written[k] for k in GRUConfig.__dataclass_fields__ if k in written}
+    if odd := {k: v for k, v in said.items() if type(v) is not int and not (k == "eos_token_id" and v is None)}:
+        raise BadWeights(
+            f"{differ}: {' and '.join(f'{k} is {v!r}' for k, v in odd.items())}; whole numbers are wanted."
+        )
+    config = GRUConfig(**said)
+    embed, state = (shapes.get(k, ()) for k in ("embed.weight", "layers.0.mixer.cell.hidden.weight"))
+    if len(embed) != 2 or len(state) != 2:
+        raise BadWeights(f"{differ}: the weights are those of no GRU, or of none with a layer.")
+    layers = {m[1] for k in shapes if (m := re.match(r"layers\.(\d+)\.", k))}
+    found = {"vocab_size": embed[0], "hidden_size": embed[1], "state_size": state[1]}
+    for key, real in (found | {"num_hidden_layers": len(layers)}).items():
+        if getattr(config, key) != real:
+            raise BadWeights(f"{differ}: {key} is {getattr(config, key):,} in the one and {real:,} in the other.")
+    if config.max_position_embeddings < 1 or not 0 <= (config.eos_token_id or 0) < config.vocab_size:
+        raise BadWeights(
+            f"{differ}: a context of {config.max_position_embeddings:,} places and an end of text that is token "
+            f"{config.eos_token_id} cannot be, of {config.vocab_size:,} tokens."
+        )
+    return config
 
 
 def _tokenizer(folder: Path) -> Any:

@@ -22,6 +22,8 @@ SHORTER = ("ConvNext", "PoolFormer", "Bit", "CLIP", "MobileNetV1", "MobileNetV2"
 """Image processors for which a size of one number is that of the shorter edge."""
 SQUARE = ("ViT", "DeiT", "Beit", "Pvt", "Siglip")
 """Those for which it is that of both edges. Others may do more than their settings say, and are refused."""
+CROP = ("Bit", "CLIP", "DeiT", "MobileNetV1", "MobileNetV2", "PoolFormer", "Beit")
+"""Those that take the middle where a file does not say whether; Beit's did so in transformers 4."""
 
 
 def open_classifier(
@@ -67,27 +69,45 @@ def picture_input(module: Any, name: str, spec: str, local: bool) -> PictureInpu
 
 
 def from_settings(said: Mapping[str, Any], channels: int, classes: tuple[str, ...] = ()) -> PictureInput:
-    """transformers' settings of an image processor as ours; what is not done here is named in `unsupported`."""
+    """transformers' settings of an image processor as ours; what is not done here is named in `unsupported`.
+
+    Left out, `do_resize`, `do_rescale` and `do_normalize` are True and `rescale_factor` is 1 / 255, as for every
+    processor here. Other defaults differ between processors and versions of transformers, and are not guessed.
+    """
     kind = _kind(said)
     resized, size = _resized(said, kind)
+    scaled, normal = said.get("do_rescale", True), said.get("do_normalize", True)
     if said.get("do_center_crop") and said.get("crop_size") is not None:
         crop = said["crop_size"]
         size = (crop, crop) if isinstance(crop, int) else (crop["height"], crop["width"])
     odd = [k for k in ("do_pad", "do_flip_channel_order", "rescale_offset", "include_top") if said.get(k)]
     odd += [] if kind in SHORTER + SQUARE else [f"image_processor_type {kind or 'unknown'}"]
     odd += [] if size else ["no size"]
-    scaled, normal = said.get("do_rescale", True), said.get("do_normalize", True)
+    odd += [f"{k} (which it does not say)" for k in _unsaid(said, kind, normal)]
+    mean, std = (tuple(map(float, said.get(k) or (0.5,))) for k in ("image_mean", "image_std"))
+    if not all(std) or not {len(mean), len(std)} <= {1, channels}:
+        odd += [f"image_mean {mean} and image_std {std} of {channels} channels"]
     return PictureInput(
         size=size or (1, 1),
         channels=channels,
-        mean=tuple(said.get("image_mean") or (0.5,)) if normal else (0.0,),
-        std=tuple(said.get("image_std") or (0.5,)) if normal else (1.0,),
+        mean=mean if normal else (0.0,),
+        std=std if normal else (1.0,),
         scale=float(said.get("rescale_factor", 1 / 255)) if scaled else 1.0,
         resized=resized,
-        resample=RESAMPLE[int(said.get("resample", 2))],
+        resample=RESAMPLE[int(said.get("resample") or 0)],
         classes=classes,
         unsupported=", ".join(odd),
     )
+
+
+def _unsaid(said: Mapping[str, Any], kind: str, normal: bool) -> list[str]:
+    """Settings that decide what is read, left out where processors have defaults of their own."""
+    wanted = ["image_mean", "image_std"] if normal else []
+    wanted += ["resample", "size"] if said.get("do_resize", True) else []
+    wanted += ["crop_size"] if said.get("do_center_crop") else []
+    lacking = [k for k in wanted if said.get(k) is None]
+    lacking += ["do_center_crop"] if kind in CROP and "do_center_crop" not in said else []
+    return lacking + (["crop_pct"] if kind == "PoolFormer" and "crop_pct" not in said else [])
 
 
 def _kind(said: Mapping[str, Any]) -> str:
