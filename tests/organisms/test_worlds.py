@@ -46,12 +46,14 @@ def test_data_and_sites_work_as_of_any_network(name):
     sites = [s.site for s in network.named_sites()]
     batch = network.example()
     acts = network.record(batch, sites, stop=False)
-    assert all(v.shape[:2] == batch.mask.shape for v in acts.values())
+    places = next(iter(batch.inputs.values())).shape[:2]
+    assert batch.mask is None or batch.mask.shape == places
+    assert all(v.shape[:2] == places for v in acts.values())
     for feature in world.truth.features:
         for site in feature.sites:
             assert network.width(site) == len(feature.direction)
     if world.truth.values is not None and world.truth.features:
-        assert world.truth.values(batch).shape == (*batch.mask.shape, len(world.truth.features))
+        assert world.truth.values(batch).shape == (*places, len(world.truth.features))
     output = network.forward(batch)
     assert float(network.divergence(output, output, batch).abs().max()) == 0
 

@@ -1,5 +1,6 @@
 """Playing episodes of gymnasium's environments."""
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -117,7 +118,10 @@ def made(environment: str, options: Mapping[str, Any]) -> Iterator[Any]:
     """An environment that is closed in the end. Raises UnknownName for one that gymnasium cannot make."""
     gymnasium = _gymnasium()
     try:
-        env = gymnasium.make(environment, **options)
+        with warnings.catch_warnings():
+            # Box2D's C module warns on its first import, and where warnings are errors it takes Python down with it.
+            warnings.filterwarnings("ignore", "builtin type", DeprecationWarning)
+            env = gymnasium.make(environment, **options)
     except (gymnasium.error.Error, TypeError) as error:
         raise UnknownName(f"gymnasium cannot make {environment!r}: {str(error).splitlines()[0]}") from None
     try:
