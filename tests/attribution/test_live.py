@@ -25,5 +25,9 @@ def test_one_factor_for_all_edges_is_told_from_wrong_edges():
 
 def test_latents_that_change_nothing_have_no_r2_of_their_own():
     silent, right = np.zeros((3, 2)), np.ones((3, 2))
-    assert _figures([silent, *[right] * 7], 0).r2_median.value == 1
-    assert isinstance(_figures([silent, silent], 0).r2_median, NotMeasured)
+    seen = _figures([silent, *[right] * 7], 0)
+    assert seen.r2_median.value == 1
+    assert (seen.r2_median.n, seen.r2.n) == (7, 8), "a median over those that have one; once it said 8"
+    none = _figures([silent, silent, right], 0).r2_median
+    assert isinstance(none, NotMeasured)
+    assert "1 of 3 removed latents changed anything" in none.not_measured

@@ -1,3 +1,5 @@
+from contextlib import contextmanager
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -169,3 +171,59 @@ def test_all_latents_alike():
     ids, values = largest_of_candidates(x, W, b, 5)
     assert values.tolist() == [8.0] * 15
     assert all(len(set(row)) == 5 for row in ids.view(3, 5).tolist())
+
+
+# -- how a GPU sums ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=[True, False, (False, False)])
+def reductions(request):
+    """torch's setting, as somebody has it; put back after the test."""
+    matmul = torch.backends.cuda.matmul
+    before = matmul.allow_bf16_reduced_precision_reduction
+    matmul.allow_bf16_reduced_precision_reduction = request.param
+    yield _reductions
+    matmul.allow_bf16_reduced_precision_reduction = before
+
+
+def _reductions():
+    matmul = torch.backends.cuda.matmul
+    return (
+        matmul.allow_bf16_reduced_precision_reduction,
+        getattr(matmul, "allow_bf16_reduced_precision_reduction_split_k", None),
+    )
+
+
+def test_a_gpus_bf16_product_is_summed_in_fp32_and_the_setting_put_back(reductions):
+    before = reductions()
+    with module.sums_in_fp32(torch.device("cuda")):
+        assert not reductions()[0]
+    assert reductions() == before
+    with pytest.raises(ZeroDivisionError), module.sums_in_fp32(torch.device("cuda")):
+        _ = 1 / 0
+    assert reductions() == before
+    with module.sums_in_fp32(torch.device("cpu")):
+        assert reductions() == before
+
+
+def test_the_product_of_candidates_is_taken_there(monkeypatch):
+    """Its bound allows for sums in fp32 only."""
+    x, W, b = encoder()
+    within, real = [], module.sums_in_fp32
+
+    @contextmanager
+    def noted(device):
+        within.append(device)
+        with real(device):
+            yield
+            within.append("done")
+
+    def mm(*given, **kwargs):
+        assert within[-1:] == [x.device], "outside"
+        return product(*given, **kwargs)
+
+    product = torch.mm
+    monkeypatch.setattr(module, "sums_in_fp32", noted)
+    monkeypatch.setattr(torch, "mm", mm)
+    Narrow(W, b, 4).candidates(x)
+    assert within == [x.device, "done"]

@@ -174,7 +174,7 @@ def _figures(found: list[np.ndarray], seed: int) -> Live:
     missed = mm - 2 * pm + pp
     with np.errstate(divide="ignore", invalid="ignore"):
         slopes = (pm.sum() - pm) / (pp.sum() - pp)
-        each = 1 - missed / mm
+        own = 1 - missed / mm
     bootstrap = Bootstrap(len(found), seed)
 
     def r2(missed: np.ndarray) -> Metric:
@@ -183,16 +183,18 @@ def _figures(found: list[np.ndarray], seed: int) -> Live:
     return Live(
         slope=bootstrap.ratio(pm, pp, "ratio"),
         r2=r2(missed),
-        r2_median=bootstrap.over_resamples(lambda i: _median(each[i]), "fraction", 1000),
+        r2_median=_median(own[np.isfinite(own)], len(found), seed),
         r2_scaled=r2(mm - 2 * slopes * pm + slopes**2 * pp),
         rank=bootstrap.over_resamples(lambda i: spearman(np.concatenate([found[j] for j in i])), "correlation"),
     )
 
 
-def _median(values: np.ndarray) -> float:
-    """Of those that are defined."""
-    known = values[np.isfinite(values)]
-    return float(np.median(known)) if len(known) else float("nan")
+def _median(own: np.ndarray, removed: int, seed: int) -> Metric:
+    """own: the R2 of each removed latent that changed anything; only these are counted and drawn again."""
+    if len(own) < 2:
+        said = f"{len(own)} of {removed} removed latents changed anything; at least 2 are needed"
+        return NotMeasured(not_measured=said)
+    return Bootstrap(len(own), seed).over_resamples(lambda i: float(np.median(own[i])), "fraction", 1000)
 
 
 def _share(lost: np.ndarray, whole: np.ndarray, seed: int) -> Metric:

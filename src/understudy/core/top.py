@@ -4,6 +4,9 @@ R rows, L latents, Z candidates. Both ways look at blocks of latents first: a ro
 the largest maxima, so that only those are ranked.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -121,7 +124,8 @@ class Narrow:
         narrow[:, x.shape[1] : x.shape[1] + 2] = 1
         wide = narrow[:, : x.shape[1]].to(x.dtype)
         slip = torch.stack([(x - wide).norm(dim=1), wide.norm(dim=1), torch.ones_like(x[:, 0])], 1)
-        products = torch.mm(narrow, self.W.T, out=self.held[: len(x)])
+        with sums_in_fp32(x.device):
+            products = torch.mm(narrow, self.W.T, out=self.held[: len(x)])
         maxima = products.unflatten(1, (self.size, self.n_blocks)).amax(1).to(x.dtype)
         bound = (slip @ self.limits) * 1.001 + 1.01 * UNIT * maxima.abs()
         least = _ranked(maxima - bound, self.k)[1].amin(1)
@@ -133,6 +137,21 @@ class Narrow:
         bound = (bound[row, block] - 1.01 * UNIT * maxima[row, block].abs())[:, None] + 1.01 * UNIT * product.abs()
         pair, within = (product + bound >= least[row][:, None]).nonzero(as_tuple=True)
         return row[pair], block[pair] + within * self.n_blocks, product[pair, within], bound[pair, within]
+
+
+@contextmanager
+def sums_in_fp32(device: torch.device) -> Iterator[None]:
+    """Products of bf16 on a GPU are summed in fp32 within, as `Narrow`'s bound takes for granted: torch lets a GPU add
+    partial sums in bf16 unless it is told not to. The setting is torch's own, of all threads, and is put back."""
+    matmul = torch.backends.cuda.matmul
+    if device.type != "cuda" or not matmul.allow_bf16_reduced_precision_reduction:
+        yield
+        return
+    matmul.allow_bf16_reduced_precision_reduction = False
+    try:
+        yield
+    finally:
+        matmul.allow_bf16_reduced_precision_reduction = True
 
 
 class Searched:

@@ -72,7 +72,7 @@ class Live(Record):
     r2: Metric = NOT_CHECKED
     """1 - sum (measured - predicted)^2 / sum measured^2, over all removed latents: those with large norms decide it."""
     r2_median: Metric = NOT_CHECKED
-    """The median of the removed latents' own R2, of those that changed anything."""
+    """The median of the removed latents' own R2, over those that changed anything; n counts these."""
     r2_scaled: Metric = NOT_CHECKED
     """R2 with the edges of every removed latent multiplied by the slope of the others: how much of what is wrong is one
     factor for all. The interval holds these slopes fixed."""
