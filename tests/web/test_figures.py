@@ -22,6 +22,7 @@ from .reports import measured, report
         (measured(0.8058, 0.006, "fraction"), ("80.6", "[80.0, 81.2]", "%")),
         (measured(-0.0428, 0.012), ("−0.043", "[−0.055, −0.031]", "nats")),
         (exact(32, "latents", 5), ("32.0", "", "latents")),
+        (measured(15.666666666666666, 2e-15, "latents"), ("15.7", "", "latents")),  # an interval that is rounding
         (exact(0, "latents", 5), ("0", "", "latents")),
         (exact(3.2e12, "FLOPs", 5), ("3.2 T", "", "FLOPs")),
         (NotMeasured(not_measured="no loss"), ("not measured", "", "no loss")),

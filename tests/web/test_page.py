@@ -10,6 +10,7 @@ import pytest
 
 from understudy.core.records.metric import NotMeasured
 from understudy.core.records.scorecard import (
+    Acting,
     Behaviour,
     Recovered,
     Replaced,
@@ -21,7 +22,7 @@ from understudy.web import page
 from understudy.web.glossary import TERMS
 from understudy.web.markup import VOID
 
-from .reports import HOSTILE, report
+from .reports import HOSTILE, measured, report
 
 WEB = Path(page.__file__).parent
 
@@ -130,6 +131,54 @@ def test_a_report_of_nothing_says_why_and_shows_no_zero() -> None:
     Document(text)
     assert "not measured: the network has no loss" in text
     assert "plays no part" in text
+
+
+def test_a_network_of_pictures_has_no_headline_of_ngrams_and_no_empty_part() -> None:
+    """One scored place a picture, no text: once `By position` was a heading over nothing."""
+    whole = report(1, 1)
+    no_text, no_tokens = (NotMeasured(not_measured=f"{x}") for x in ("it does not write text", "n-grams need tokens"))
+    card = whole.scorecard
+    card = card.model_copy(
+        update={
+            "replacement": card.replacement.model_copy(update={"equivalent_ngram": no_tokens}),
+            "ngram_losses": {},
+            "slices": [],
+            "positions": card.positions[:1],
+            "rollout": Rollout(loss_of_network_text=no_text, loss_of_replaced_text=no_text, delta_loss=no_text),
+        }
+    )
+    made = page.render(whole.model_copy(update={"scorecard": card}))
+    verdict = made[made.index('id="verdict"') : made.index("</h1>")]
+    assert "gram" not in verdict
+    assert 'id="places"' not in made
+    assert "By position" not in made
+    rollout = made[made.index('id="rollout"') : made.index('id="training"')]
+    assert rollout.count("it does not write text") == 1
+    assert "from the same prompts" not in rollout
+    assert "no n-gram model was fitted" not in made
+    assert "gram" in page.render(whole).partition("</h1>")[0]
+
+
+def test_a_policy_leads_with_what_it_earns_and_says_that_its_features_are_not_shown() -> None:
+    earned = {
+        name: measured(value, 20, "points")
+        for name, value in (
+            ("of_network", 261),
+            ("of_understudy", 257),
+            ("of_random_actions", -190),
+            ("difference", -4),
+        )
+    }
+    acting = Acting(episodes=32, **earned, recovered=measured(0.99, 0.05, "fraction"))
+    whole = report(1, 1)
+    card = whole.scorecard.model_copy(update={"acting": acting, "slices": []})
+    made = page.render(whole.model_copy(update={"scorecard": card, "features": {}}))
+    lead = made[made.index('class="key-figures"') : made.index("<nav")]
+    assert "Return kept" in lead
+    assert ">257<" in lead
+    assert "n-gram" not in lead
+    assert "not shown: what it reads is numbers" in made
+    assert "Slices are sorted" not in made
 
 
 def test_the_page_is_made_without_torch() -> None:

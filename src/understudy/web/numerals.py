@@ -14,11 +14,16 @@ _POWERS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 def decimals(metric: Measured, scale: float = 1.0) -> int:
     """Decimal places by the half-width of the interval: two digits of it up to 35, then one; at most 4."""
     half = (metric.high - metric.low) / 2 * scale
-    if half <= 0:
+    if exactly(metric):
         size = abs(metric.value * scale)
         return 0 if size >= 100 or size == 0 else min(4, 2 - math.floor(math.log10(size)))
     power = math.floor(math.log10(half))
     return max(0, min(4, (1 if half / 10**power < 3.55 else 0) - power))
+
+
+def exactly(metric: Measured) -> bool:
+    """Without an interval, or with one that is rounding alone."""
+    return metric.high - metric.low <= 1e-9 * max(abs(metric.low), abs(metric.high))
 
 
 def number(value: float, places: int, sign: bool = False) -> str:
@@ -68,12 +73,12 @@ def as_text(metric: Metric, sign: bool = False, with_percent: bool = True) -> tu
     if isinstance(metric, NotMeasured):
         return "not measured", "", metric.not_measured
     if metric.unit in COUNTS and abs(metric.value) >= 1e4:
-        interval = "" if metric.low == metric.high else f"[{count(metric.low)}, {count(metric.high)}]"
+        interval = "" if exactly(metric) else f"[{count(metric.low)}, {count(metric.high)}]"
         return count(metric.value), interval, metric.unit
     scale, unit = (100.0, "%") if with_percent and metric.unit in PERCENT else (1.0, metric.unit)
     places = decimals(metric, scale)
     value = number(metric.value * scale, places, sign)
-    if metric.low == metric.high:
+    if exactly(metric):
         return value, "", unit
     low, high = (number(end * scale, places, sign) for end in (metric.low, metric.high))
     return value, f"[{low}, {high}]", unit

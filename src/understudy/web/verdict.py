@@ -25,7 +25,8 @@ def headline(card: Scorecard) -> Markup:
 
 
 def sentence(card: Scorecard) -> Markup:
-    """`The understudy plays 4 of 4 MLPs at +0.24 nats [0.22, 0.26], equal to a 3.4-gram model; 62% of ...`."""
+    """`The understudy plays 4 of 4 MLPs at +0.24 nats [0.22, 0.26], equal to a 3.4-gram model; 62% of ...`. Of n-grams
+    only where the network reads text."""
     replaced, behaviour = card.replaced, card.replacement
     n = len(replaced.rewritten)
     rewrites = f"The understudy rewrites {n} activation{'s' if n != 1 else ''}, every module still running, "
@@ -33,8 +34,7 @@ def sentence(card: Scorecard) -> Markup:
     return join(
         rewrites if replaced.rewritten and not replaced.modules else plays,
         _at(behaviour.delta_loss),
-        ", ",
-        _ngram(behaviour.equivalent_ngram),
+        _ngram(behaviour.equivalent_ngram) if card.ngram_losses or card.rollout.prompts else None,
         f"; {replaced.share_of_parameters:.0%} of parameters and {replaced.share_of_compute:.0%} of compute replaced.",
     )
 
@@ -50,9 +50,11 @@ def _at(delta: Metric) -> Markup:
 def _ngram(order: Metric) -> Markup:
     if isinstance(order, NotMeasured):
         beyond = order.not_measured.startswith(("better than", "worse than"))
-        return join(order.not_measured) if beyond else join("n-gram equivalent not measured ", _because(order))
+        return join(", ", order.not_measured) if beyond else join(", n-gram equivalent not measured ", _because(order))
     ends = "" if order.low == order.high else f" [{order.low:.1f}, {order.high:.1f}]"
-    return join("equal to a ", tag("strong", f"{order.value:.1f}-gram"), " model", tag("span", ends, class_="interval"))
+    return join(
+        ", equal to a ", tag("strong", f"{order.value:.1f}-gram"), " model", tag("span", ends, class_="interval")
+    )
 
 
 def _because(missing: NotMeasured) -> Markup:
@@ -99,9 +101,17 @@ def _key_figures(card: Scorecard) -> Markup:
         (term("kl"), figure(behaviour.kl)),
         (term("top1"), figure(behaviour.top1_agreement)),
         (term("recovered", "Recovered against mean"), figure(behaviour.recovered.mean)),
-        (term("ngram"), figure(behaviour.equivalent_ngram)),
-        (term("compute"), figure(behaviour.equivalent_compute)),
     ]
+    if card.acting.episodes:
+        figures += [
+            (tag("a", "Return", href="#rollout"), figure(card.acting.of_understudy)),
+            (tag("a", "Return kept", href="#rollout"), figure(card.acting.recovered)),
+        ]
+    else:
+        figures += [
+            (term("ngram"), figure(behaviour.equivalent_ngram)),
+            (term("compute"), figure(behaviour.equivalent_compute)),
+        ]
     return tag("dl", *(tag("div", tag("dt", name), tag("dd", value)) for name, value in figures), class_="key-figures")
 
 

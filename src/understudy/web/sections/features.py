@@ -18,9 +18,11 @@ STRIP = 6
 
 
 def features(report: Report) -> Markup | None:
-    """A search box, then a list per dictionary; only the first list is open."""
+    """A search box, then a list per dictionary; only the first list is open. Of a policy that reads numbers, that there
+    is nothing to show them on."""
     if not any(report.features.values()):
-        return None
+        why = tag("p", "not shown: what it reads is numbers, neither text nor pictures.", class_="missing")
+        return section("features", "Features", why) if report.scorecard.acting.episodes else None
     names = layer_names([*(row.site for row in report.scorecard.dictionaries), *report.features])
     layers = [
         _layer(site, names[site], found, report.images, i == 0)

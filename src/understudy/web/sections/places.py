@@ -13,14 +13,16 @@ from understudy.web.tables import section, span, table
 
 
 def places(card: Scorecard) -> Markup | None:
-    """Slices with the largest contribution first, then positions."""
-    if not card.slices and not card.positions:
+    """Slices with the largest contribution first, then positions where there are several."""
+    several = len(card.positions) > 1
+    if not card.slices and not several:
         return None
-    lead = "The excess loss of the whole, taken apart. Slices are sorted by what they add: share × excess loss."
+    lead = "The excess loss of the whole, taken apart."
+    lead += " Slices are sorted by what they add: share × excess loss." if card.slices else ""
     columns = dict.fromkeys(s.column for s in card.slices)
     slices = [_slices([s for s in card.slices if s.column == column], column) for column in columns]
     along = tag("h3", "By position", id="positions"), positions_chart(card.positions), _positions(card.positions)
-    return section("places", "Where it is lost", *slices, along if card.positions else None, lead=lead)
+    return section("places", "Where it is lost", *slices, along if several else None, lead=lead)
 
 
 def contribution(part: Slice) -> float | None:

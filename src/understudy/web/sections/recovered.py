@@ -2,7 +2,7 @@
 
 import re
 
-from understudy.core.records.metric import Measured
+from understudy.core.records.metric import Measured, NotMeasured
 from understudy.core.records.scorecard import Scorecard
 from understudy.web.charts import Dot, Level, Line, dot_chart, line_chart
 from understudy.web.glossary import term
@@ -68,8 +68,8 @@ def _yardstick(card: Scorecard) -> Markup:
     points = [(float(order), m.value) for order, m in known if isinstance(m, Measured)]
     caption = tag("figcaption", "n-gram yardstick ", tag("span", "loss, nats per place, by order", class_="soft"))
     if not points:
-        missing = next((m for _, m in known if not isinstance(m, Measured)), None)
-        why = missing.not_measured if missing else "no n-gram model was fitted"
+        reasons = [m for m in (*(m for _, m in known), card.replacement.equivalent_ngram) if isinstance(m, NotMeasured)]
+        why = reasons[0].not_measured if reasons else "no n-gram model was fitted"
         text = tag("p", tag("span", f"not measured: {why}", class_="missing"))
         return tag("figure", caption, text, class_="chart")
     bars = [(m.low, m.high) for _, m in known if isinstance(m, Measured)]

@@ -1,5 +1,6 @@
 """Free-running generation: does the understudy hold the part when nobody prompts it?"""
 
+from understudy.core.records.metric import NotMeasured
 from understudy.core.records.scorecard import Rollout, Scorecard
 from understudy.web.glossary import term
 from understudy.web.markup import Markup, join, tag
@@ -13,6 +14,8 @@ def rollout(card: Scorecard) -> Markup:
     if card.acting.episodes:
         return _acting(card)
     run = card.rollout
+    if not run.prompts and isinstance(run.delta_loss, NotMeasured):
+        return section("rollout", "Left to itself", tag("p", figure(run.delta_loss)))
     size = f"{run.prompts:,} prompts of {run.prompt_length:,} places, then {run.length:,} places written freely. "
     lead = join(
         size if run.prompts else None,
