@@ -1,6 +1,6 @@
 """The tables of docs/guide/transfer.md: which conclusions carry over, on every network that comes along.
 
-    python recipes/transfer.py --out runs/transfer        # resumes; about 40 core-minutes
+    python recipes/transfer.py --out runs/transfer        # resumes; about 100 core-minutes
     python recipes/transfer.py --out runs/transfer --done # writes what is finished, trains nothing
 
 Writes benchmarks/results/transfer.json and prints the rows of the tables; a test holds the guide to them.
@@ -14,7 +14,8 @@ from understudy.core.records.transfer import Row, Transfer
 from understudy.workflows.transfer import CLAIMS, TransferConfig, card, transfer
 
 NETWORKS = (
-    "demo:digits-vit", "organism:synthetic", "demo:lander", "ladder:stdlib-0.8m", "demo:gru", "demo:mamba2", "demo"
+    "demo:digits-vit", "demo:digits-cnn", "organism:synthetic", "demo:lander", "ladder:stdlib-0.8m", "demo:gru",
+    "demo:mamba2", "demo",
 )  # fmt: skip
 PLACES = 150_000
 RESULT = Path(__file__).parents[1] / "benchmarks" / "results" / "transfer.json"
@@ -34,12 +35,13 @@ def finished(out: Path) -> Transfer:
 def cell(metric: Metric, digits: int) -> str:
     if not isinstance(metric, Measured):
         return "not measured"
-    return f"{metric.value:.{digits}f} [{metric.low:.{digits}f}, {metric.high:.{digits}f}]"
+    value, low, high = (f"{round(x, digits) + 0.0:.{digits}f}" for x in (metric.value, metric.low, metric.high))
+    return f"{value} [{low}, {high}]"
 
 
 def line(row: Row) -> str:
     """A row of the guide's table."""
-    controls = " / ".join(cell(a.control, 3).split(" [")[0] for a in row.arms[:2])
+    controls = ", ".join(cell(a.control, 3) for a in row.arms[:2])
     defects = " | ".join(cell(a.defect, 3) for a in row.arms)
     return f"| `{row.network}` {row.site} | {defects} | {cell(row.removed, 2)} | {controls} | {row.verdict} |"
 

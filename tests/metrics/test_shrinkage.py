@@ -5,8 +5,10 @@ import pytest
 import torch
 
 from understudy.core.bootstrap import Bootstrap
+from understudy.core.latents import Latents
+from understudy.core.records.errors import WrongShape
 from understudy.metrics import Reconstruction
-from understudy.metrics.shrinkage import Shrinkage, shrinkage
+from understudy.metrics.shrinkage import ROWS_AT_ONCE, Shrinkage, refit, shrinkage
 
 N, D = 40, 6
 
@@ -77,3 +79,51 @@ def test_nothing_written_along_the_activations_has_no_figure():
     x, hat, sequences = planted(1.0)
     assert np.isnan(measured(x, -hat, sequences))
     assert np.isnan(measured(x, torch.zeros_like(x), sequences))
+
+
+def latents(mean: float = 40.0):
+    """Latents, their atoms, and places of which they say little: one is never on, and two are the same."""
+    g = torch.Generator().manual_seed(7)
+    z = (torch.randn(ROWS_AT_ONCE + 900, 9, generator=g) - 0.5).clamp(min=0).double()
+    atoms = torch.randn(9, D, generator=g).double()
+    z[:, 3], z[:, 4], atoms[4] = 0, z[:, 5], atoms[5]
+    x = 0.6 * z @ atoms + 3 * torch.randn(len(z), D, generator=g).double() + mean
+    return z, atoms, x
+
+
+def of_one_table(x, hat) -> float:
+    return measured(x, hat, torch.arange(len(x)) % N)
+
+
+def test_a_refit_has_no_shrinkage_however_badly_it_fits_and_a_planted_tenth_is_a_tenth():
+    z, atoms, x = latents()
+    fitted, bias = refit(Latents.from_dense(z), atoms, x)
+    hat = z @ fitted + bias
+    assert float((x - hat).square().sum() / (x - x.mean(0)).square().sum()) > 0.5
+    assert of_one_table(x, hat) == pytest.approx(0.0, abs=1e-9)
+    short = hat.mean(0) + 0.9 * (hat - hat.mean(0))
+    assert of_one_table(x, short) == pytest.approx(0.1, abs=1e-9)
+
+
+def test_a_refit_is_the_least_squares_solution():
+    z, atoms, x = latents()
+    fitted, bias = refit(Latents.from_dense(z), atoms, x)
+    table = ((z - z.mean(0))[:, :, None] * atoms).transpose(1, 2).reshape(-1, len(atoms))
+    best = torch.linalg.lstsq(table, (x - x.mean(0)).reshape(-1), driver="gelsd").solution
+    torch.testing.assert_close(z @ fitted + bias, (table @ best).reshape(x.shape) + x.mean(0), atol=1e-9, rtol=0)
+    assert float(fitted[3].abs().max()) < 1e-9
+    kept = [0, 1, 2, 6, 7, 8]
+    lengths = torch.linalg.lstsq(atoms[kept].flatten()[:, None], fitted[kept].flatten()[:, None]).solution
+    assert float(lengths) == pytest.approx(0.6, abs=0.1)
+
+
+def test_the_control_can_fail_where_lengths_are_fitted_to_something_else():
+    z, atoms, x = latents()
+    fitted, bias = refit(Latents.from_dense(z), atoms, x.mean(0) + 0.7 * (x - x.mean(0)))
+    assert of_one_table(x, z @ fitted + bias) == pytest.approx(0.3, abs=1e-9)
+
+
+def test_a_refit_needs_the_same_places():
+    z, atoms, x = latents()
+    with pytest.raises(WrongShape, match="same places"):
+        refit(Latents.from_dense(z), atoms, x[:-1])

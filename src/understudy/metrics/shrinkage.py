@@ -7,9 +7,17 @@ happens to the rest. This one does not move where a constant is added to the act
 from collections.abc import Mapping
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from understudy.core.latents import Latents
+from understudy.core.records.errors import WrongShape
+
+ROWS_AT_ONCE = 4096
+"""Rows of latents that are dense at a time."""
+DEPENDENT = 1e-10
+"""What varies less than this share of what varies most is left out of a fit."""
 NAMES = ("n", "dots", "written", "moved", "moved_hat")
 """Places, (x - r) . (x_hat - r), |x_hat - r|^2, x - r, x_hat - r; r is `reference`."""
 
@@ -46,3 +54,31 @@ def shrinkage(sums: Mapping[str, Float[np.ndarray, "draws ..."]]) -> Float[np.nd
         variance = sums["written"] / n - np.square(moved_hat / n[..., None]).sum(-1)
         covariance = sums["dots"] / n - (moved * moved_hat).sum(-1) / n**2
         return np.where(covariance > 0, 1 - variance / covariance, np.nan)
+
+
+def refit(
+    z: Latents, atoms: Float[Tensor, "L d"], x: Float[Tensor, "rows d"]
+) -> tuple[Float[Tensor, "L d"], Float[Tensor, " d"]]:
+    """The atoms at the lengths, and the bias, fp64, that write x back from these latents with the least squared error.
+
+    What is written so has no shrinkage on these rows, however well or badly it fits: its errors do not go with it. One
+    number a latent is fitted, not a direction, so that little is fitted to what these rows only happen to have. Raises
+    WrongShape for other numbers of rows.
+    """
+    offsets = z.offsets
+    if len(x) != len(offsets) - 1:
+        raise WrongShape(f"{len(x)} rows for {len(offsets) - 1} rows of latents: a refit needs the same places.")
+    W, mean_x = atoms.double(), x.double().mean(0)
+    mean_z = W.new_zeros(len(W)).index_add_(0, z.ids, z.values.double()) / len(x)
+    together, along = W.new_zeros(len(W), len(W)), W.new_zeros(len(W))
+    for start in range(0, len(x), ROWS_AT_ONCE):
+        stop = min(start + ROWS_AT_ONCE, len(x))
+        kept = slice(int(offsets[start]), int(offsets[stop]))
+        dense = W.new_zeros(stop - start, len(W))
+        dense[z.rows[kept] - start, z.ids[kept]] = z.values[kept].double()
+        dense -= mean_z
+        together += dense.T @ dense
+        along += (dense * ((x[start:stop].double() - mean_x) @ W.T)).sum(0)
+    lengths = torch.linalg.pinv(together * (W @ W.T), rtol=DEPENDENT, hermitian=True) @ along
+    W = lengths[:, None] * W
+    return W, mean_x - mean_z @ W

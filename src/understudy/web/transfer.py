@@ -10,8 +10,8 @@ from understudy.web.scales import spanning
 from understudy.web.tables import section, span, table
 
 LOOKS = {
-    "holds": "good", "does not": "bad", "control failed": "bad", "nothing to remove": "open", "not told apart": "open",
-    "not measured": "open",
+    "holds": "good", "does not": "bad", "control failed": "bad", "control too wide": "open",
+    "nothing to remove": "open", "not told apart": "open", "not measured": "open",
 }  # fmt: skip
 
 
@@ -41,7 +41,8 @@ def _claim(card: ClaimCard, rows: list[Row]) -> Markup:
     notes = [f"{row.network}: {note}" for row in rows for note in row.said]
     how = [f"{card.defect.capitalize()}: {card.definition}.", f"Control: {card.control}.", f"{card.source}.", *notes]
     body.append(tag("ul", *(tag("li", line) for line in how), class_="notes"))
-    lead = "; ".join(f"{row.network}: {row.verdict}" for row in rows) + "."
+    on = {verdict: [r.network for r in rows if r.verdict == verdict] for verdict in LOOKS}
+    lead = "; ".join(f"{verdict}: {', '.join(names)}" for verdict, names in on.items() if names) + "."
     return section(card.name, card.sentence, *body, lead=lead)
 
 
@@ -64,10 +65,12 @@ def _dot(row: Row, arm: ArmFigure, place: int) -> Dot:
 
 
 def _table(card: ClaimCard, rows: list[Row]) -> Markup:
-    head = ["network", "site", "verdict", *card.arms, "share removed", *(f"control: {a}" for a in card.arms[:2])]
+    """Verdicts and what they rest on; the figures of the arms are in the picture."""
+    head = ["network", "verdict", "share removed", *(f"control: {a}" for a in card.arms[:2])]
     cells = []
     for row in rows:
         verdict = tag("span", row.verdict, class_=f"verdict {LOOKS[row.verdict]}")
-        figures = [*(a.defect for a in row.arms), row.removed, *(a.control for a in row.arms[:2])]
-        cells.append([row.network, row.site, verdict, *(figure(m, with_percent=False, unit=False) for m in figures)])
-    return table(card.sentence, head, cells, words=3)
+        figures = [row.removed, *(a.control for a in row.arms[:2])]
+        where = join(row.network, " ", tag("span", row.site, class_="soft"))
+        cells.append([where, verdict, *(figure(m, with_percent=False, unit=False) for m in figures)])
+    return table("What the verdicts rest on", head, cells, words=2)

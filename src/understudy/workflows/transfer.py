@@ -33,6 +33,8 @@ FREE = {"out", "resume", "checkpoint_s", "device", "held_gb", "networks", "claim
 TEXT, OWN = 96, 1024
 """Held-out sequences judged by default: of text, and of a network's own, which are short."""
 ROW = "row.json"
+PROTOCOL, COUNTS = "protocol.json", 2
+"""Which way runs are counted; a folder that was counted another way cannot be gone on with."""
 STATED = ("name", "sentence", "defect", "definition", "unit", "source", "control")
 
 
@@ -94,6 +96,7 @@ def transfer(config: TransferConfig, progress: Progress = SILENT) -> Transfer:
         for subject in subjects:
             for claim in chosen:
                 _check(config, folder, subject, claim)
+        folder.write_json(PROTOCOL, {"counts": COUNTS})
         folder.write_text("config.yaml", config.to_yaml())
         rows: list[Row] = []
         with progress.task("transfer", len(subjects) * len(chosen), "claims on networks") as task:
@@ -130,6 +133,11 @@ def _folder(config: TransferConfig) -> Iterator[tuple[RunFolder, TransferConfig]
         return
     folder = RunFolder.open(config.out)
     saved = TransferConfig.from_yaml(folder.file("config.yaml"))
+    if not folder.file(PROTOCOL).exists() or folder.read_json(PROTOCOL) != {"counts": COUNTS}:
+        raise BadInput(
+            f"{config.out} was begun by a version of understudy that counted otherwise, so its runs do not go with new "
+            "ones. Start again in another --out."
+        )
     if changed := config.changed_from(saved, FREE):
         raise BadInput(
             f"{config.out} was started under another protocol ({'; '.join(changed)}). Resume it as it was (only "
@@ -211,8 +219,14 @@ def _grid(config: TransferConfig, own: RunFolder, subject: Subject) -> tuple[Gri
 def _check(config: TransferConfig, own: RunFolder, subject: Subject, claim: Claim) -> None:
     """What can be refused before anything is trained. Raises BadInput, UnknownName."""
     _, base = _grid(config, own, subject)
+    network, width = subject.network, subject.network.width(subject.site)
+    if width < claim.least_width:
+        raise BadInput(
+            f"{network.name}'s {short_name(network, subject.site)} is {width} wide and {claim.name} needs "
+            f"{claim.least_width}: choose a wider site, --site {network.name}=SITE, or leave this claim out, --claims."
+        )
     for arm in claim.arms:
-        for level in first_levels(arm.sparsity, base.n_latents, subject.network.width(subject.site), config.l0):
+        for level in first_levels(arm.sparsity, base.n_latents, width, config.l0):
             Try(arm, level, config.seed).config(base, own.path)
 
 

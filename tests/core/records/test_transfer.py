@@ -12,10 +12,12 @@ def about(value: float, width: float = 0.02) -> Measured:
     return Measured(value=value, low=value - width, high=value + width, unit="fraction", n=9)
 
 
-def row(has=0.4, said=0.05, removed=0.9, by_seed=None, control=0.0, width=0.02, **changed) -> Row:
+def row(has=0.4, said=0.05, removed=0.9, by_seed=None, control=0.0, wide=0.001, width=0.02, **changed) -> Row:
+    """control and half its interval: of the arm that is said to remove the defect; the first arm's is near 0."""
+    first, second = about(0.0, 0.001), about(control, wide)
     arms = [
-        ArmFigure(arm="plain", runs=["a"], l0=[8.0], defect=about(has), control=about(control), by_seed=[has] * 3),
-        ArmFigure(arm="better", runs=["b"], l0=[8.0], defect=about(said), control=about(0.0), by_seed=[said] * 3),
+        ArmFigure(arm="plain", runs=["a"], l0=[8.0], defect=about(has), control=first, by_seed=[has] * 3),
+        ArmFigure(arm="better", runs=["b"], l0=[8.0], defect=about(said), control=second, by_seed=[said] * 3),
     ]
     values = {
         "network": "demo", "site": "resid.1", "claim": "absorption", "data": "text", "width": 64, "n_latents": 256,
@@ -38,7 +40,14 @@ def row(has=0.4, said=0.05, removed=0.9, by_seed=None, control=0.0, width=0.02, 
         ({"has": 0.03}, "nothing to remove"),
         ({"has": -0.3}, "nothing to remove"),
         ({"control": 0.2}, "control failed"),
-        ({"control": 0.05}, "holds"),
+        ({"control": -0.2, "wide": 0.1}, "control failed"),
+        ({"control": 0.035, "wide": 0.004}, "holds"),
+        ({"control": 0.035, "wide": 0.02}, "control too wide"),
+        ({"control": 0.0, "wide": 0.05}, "control too wide"),
+        ({"control": 0.024, "wide": 0.024, "has": 0.089}, "control too wide"),
+        ({"has": 0.03, "wide": 0.05}, "nothing to remove"),
+        ({"has": 0.0, "control": 0.0015, "wide": 0.0001}, "nothing to remove"),
+        ({"has": 0.0, "control": 0.1}, "control failed"),
         ({"removed": 0.9, "removed_by_seed": [0.9]}, "holds"),
     ],
 )
@@ -53,6 +62,14 @@ def test_what_is_not_measured_is_no_verdict():
         lost = whole.model_copy(update={"arms": arms, "removed": NO})
         assert lost.verdict == "not measured"
         assert lost.said == [f"{arms[i].arm} not measured: not here"]
+
+
+def test_without_a_control_there_is_no_verdict():
+    whole = row()
+    arms = [whole.arms[0], whole.arms[1].model_copy(update={"control": NO})]
+    lost = whole.model_copy(update={"arms": arms})
+    assert lost.verdict == "not measured"
+    assert lost.said == ["better's control not measured: not here"]
 
 
 def test_one_seed_without_the_defect_leaves_nothing_to_remove():

@@ -11,13 +11,15 @@ from understudy.core.dictionary import Group
 from understudy.core.names import find_sites
 from understudy.core.records.metric import NotMeasured
 from understudy.dictionaries import SAE
+from understudy.metrics.shrinkage import refit
 from understudy.organisms import make_organism
 from understudy.sparsity import Threshold
 from understudy.workflows._grid.together import FIT_CHUNK, Bench
 from understudy.workflows._training.build import plan
 from understudy.workflows._transferring.claim import Seen
 from understudy.workflows._transferring.claims import JumpReLURemovesShrinkage, NestedRemovesAbsorption
-from understudy.workflows._transferring.planting import CHILD, CHILDREN, LOOSE, NESTED, PARENT
+from understudy.workflows._transferring.claims.shrinkage import FIT_ROWS
+from understudy.workflows._transferring.planting import CHILD, CHILDREN, LOOSE, NESTED, PARENT, Planting
 
 N = 48
 
@@ -120,8 +122,27 @@ def test_seeds_and_numbers_draw_others_and_the_same_draws_the_same(planted):
     assert not torch.equal(p.directions, other.directions)
 
 
+def test_a_family_is_at_right_angles_and_no_direction_is_preferred():
+    for width in (1 + CHILDREN, 48):
+        directions = torch.cat([Planting(width, 1.0, seed).directions for seed in range(20)])
+        torch.testing.assert_close(directions @ directions.mT, torch.eye(1 + CHILDREN).expand(len(directions), -1, -1))
+        assert 0.3 < float((directions[..., 0] > 0).double().mean()) < 0.7
+
+
+def test_a_row_says_how_many_parents_each_arm_has_found():
+    f1 = np.full(NESTED + LOOSE, 0.9)
+    lost = np.where(np.arange(NESTED + LOOSE) == 2, 0.1, f1)
+    seeds = [{"a": [{"f1": f1}], "b": [{"f1": f1}, {"f1": lost}]}, {"a": [{"f1": f1}], "b": []}]
+    (said,) = NestedRemovesAbsorption().notes(seeds)
+    assert (
+        said
+        == f"parents with latents of their own, of {2 * NESTED}: {2 * NESTED} in a, 4 in b; 4 in every arm are counted"
+    )
+
+
 def test_shrinkage_of_a_shrunken_dictionary_and_its_control(world, bench):
-    """A dictionary that writes 0.8 of each coordinate, as pairs of latents for the two signs."""
+    """A dictionary that writes 0.8 of each coordinate, as pairs of latents for the two signs. Its control writes all of
+    it, and a tenth less where the rows it is fitted to are a tenth shorter."""
     (site,) = find_sites(bench.network, "act")
     mean = bench.harvest(0).chunk(0)[site].mean(0)
     eye = torch.eye(len(mean))
@@ -130,7 +151,13 @@ def test_shrinkage_of_a_shrunken_dictionary_and_its_control(world, bench):
     width = {site: len(mean)}
     group = Group([SAE(width, width, Threshold(torch.zeros(len(both))), arrays)])
     claim, b = JumpReLURemovesShrinkage(), Bootstrap(N)
-    counted = tally(claim, bench, group, world.data["held_out"])
+    seeded = claim.bench(bench, 0)
+    counted = tally(claim, seeded, group, world.data["held_out"])
     (defect,), (control,) = claim.defects([counted], b), claim.controls([counted], b)
     assert defect == pytest.approx(0.2, abs=1e-5)
     assert control == pytest.approx(0.0, abs=1e-5)
+    rows = seeded.fit
+    assert len(rows) == FIT_ROWS
+    atoms, bias = refit(group.encode({site: rows})[0].z, 0.8 * both, 0.9 * rows)
+    torch.testing.assert_close(atoms.float(), 0.9 * both, atol=1e-4, rtol=0)
+    torch.testing.assert_close(bias.float(), 0.9 * mean, atol=1e-4, rtol=0)

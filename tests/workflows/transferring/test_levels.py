@@ -5,7 +5,7 @@ import pytest
 
 from understudy.core.records.metric import NotMeasured
 from understudy.workflows._grid.draws import Drawn
-from understudy.workflows._transferring.levels import Reading, cell, first_levels, more_levels, read_off
+from understudy.workflows._transferring.levels import Reading, cell, chosen, first_levels, more_levels, read_off
 
 
 def run(l0: float, value: float = 0.0, level: float = 8.0, rule: str = "topk") -> Drawn:
@@ -17,26 +17,41 @@ def test_a_run_at_the_l0_is_taken_as_it_is():
 
 
 def test_between_runs_it_is_linear_in_the_logarithm_of_l0_and_may_be_below_0():
-    read = read_off([run(16, -0.1), run(4, 0.3)], 8, "defect")
+    read = read_off([run(8 * 1.3, -0.1), run(8 / 1.3, 0.3)], 8, "defect")
     assert isinstance(read, Reading)
     assert read.draws == pytest.approx(0.1)
     assert read.runs == (1, 0)
 
 
 def test_the_l0_of_each_draw_counts():
-    a, b = run(4, 0.0), run(16, 1.0)
-    b = Drawn(b.cell, np.array([16.0, 8.0, 32.0]), b.values)
-    assert read_off([a, b], 8, "defect").draws == pytest.approx([0.5, 1.0, 1 / 3])
+    a, b = run(6, 0.0), run(12, 1.0)
+    a, b = (Drawn(r.cell, l0, r.values) for r, l0 in ((a, np.array([6.0, 4, 4])), (b, np.array([9.0, 8, 32]))))
+    assert read_off([a, b], 8, "defect").draws == pytest.approx([np.log(8 / 6) / np.log(9 / 6), 1.0, 1 / 3])
 
 
-@pytest.mark.parametrize("runs", [[], [run(4)], [run(2), run(6)], [run(10), run(20)], [run(0.0)]])
-def test_beyond_the_runs_nothing_is_made_up(runs):
-    assert isinstance(read_off(runs, 8, "defect"), NotMeasured)
+@pytest.mark.parametrize(
+    ("runs", "says"),
+    [
+        ([], "no run ended"),
+        ([run(0.0)], "with a latent on"),
+        ([run(4)], "L0 of 4.0 and none lies beyond 8: ask"),
+        ([run(2), run(6)], "L0 of 2.0 to 6.0 and none lies beyond 8: ask"),
+        ([run(10), run(20)], "L0 of 10.0 to 20.0"),
+        ([run(7.3), run(7.4)], "L0 of 7.3 to 7.4"),
+        ([run(3.5), run(18.3)], "3.5 and 18.3, over a factor of 2 apart: ask for another --l0"),
+        ([run(2), run(3.5), run(18.3), run(30)], "3.5 and 18.3"),
+    ],
+)
+def test_beyond_the_runs_and_between_those_far_apart_nothing_is_made_up(runs, says):
+    read = read_off(runs, 8, "defect")
+    assert isinstance(read, NotMeasured)
+    assert says in read.not_measured
 
 
-def test_just_beyond_the_runs_the_outer_one_is_taken_and_no_line_is_drawn_on():
-    close = [run(7.3, 0.20), run(7.35, 0.21)]
-    assert read_off(close, 8, "defect").draws.tolist() == [0.21] * 3
+def test_the_nearest_runs_on_both_sides_count():
+    runs = [run(2, 9.0), run(12, 0.5), run(7, 0.3), run(30, 9.0)]
+    assert chosen(runs, 8) == (2, 1)
+    assert chosen([*runs, run(8.1)], 8) == (4,)
 
 
 def test_a_run_with_nothing_on_does_not_end_the_search():
@@ -54,7 +69,11 @@ def test_a_rule_that_takes_k_starts_there_and_others_at_three_weights():
 
 def test_levels_are_added_on_the_side_that_is_missing():
     assert more_levels([run(8.1)], 8) == []
-    assert more_levels([run(4), run(16)], 8) == []
+    assert more_levels([run(7.5), run(9)], 8) == []
+    assert more_levels([run(4, level=4), run(16, level=16)], 8) == [8]
+    assert more_levels([run(6, level=8), run(16, level=9)], 8) == []  # no k between them
+    assert more_levels([run(7.5, level=8), run(7.0, level=7)], 8) == [10]  # a tenth beyond is not enough
+    assert more_levels([run(9, level=1)], 8) == []
     assert more_levels([run(6.0)], 8) == [12]  # 8 x 8 / 6 x 1.1, up
     assert more_levels([run(10.0)], 8) == [5]
     dense = [run(30, level=0.1, rule="relu"), run(20, level=0.2, rule="relu")]

@@ -8,11 +8,13 @@ import pytest
 from understudy.core.records.errors import BadFolder, BadInput, UnknownName
 from understudy.core.records.transfer import Transfer
 from understudy.networks import open_network
+from understudy.workflows._grid.measure import SUMS
+from understudy.workflows._grid.together import STOPPED
 from understudy.workflows._opening import open_network as open_any
 from understudy.workflows._transferring import trial
 from understudy.workflows._transferring.claim import Arm
 from understudy.workflows._transferring.claims import JumpReLURemovesShrinkage
-from understudy.workflows.transfer import TransferConfig, middle_site, transfer
+from understudy.workflows.transfer import PROTOCOL, TransferConfig, middle_site, transfer
 
 
 class Tiny(JumpReLURemovesShrinkage):
@@ -71,6 +73,28 @@ def test_a_killed_transfer_goes_on_with_what_is_left(tried, tmp_path):
     assert again.rows[0].arms[1].by_seed == pytest.approx(made.rows[0].arms[1].by_seed, abs=1e-5)
 
 
+def test_a_seed_of_which_no_run_of_an_arm_ended_is_not_measured_and_says_so(tried, tmp_path):
+    asked, made = tried
+    copied = tmp_path / "copied"
+    shutil.copytree(asked["out"], copied)
+    runs = copied / "organism-synthetic" / "tiny"
+    (runs / "row.json").unlink()
+    for run in runs.glob("jumprelu-*"):
+        (run / SUMS).unlink()
+        (run / STOPPED).write_text('{"why": "its loss became nan"}')
+    (row,) = transfer(TransferConfig(out=copied, resume=True)).rows
+    assert row.verdict == "not measured"
+    assert row.arms[0] == made.rows[0].arms[0]
+    assert "jumprelu not measured: no run ended" in row.said
+    assert any(line.startswith("stopped: jumprelu-4-seed0: its loss") for line in row.said)
+
+
+def test_a_site_too_narrow_for_a_claim_is_refused_with_numbers(tmp_path, monkeypatch):
+    monkeypatch.setattr(Tiny, "least_width", 60)
+    with pytest.raises(BadInput, match="organism:synthetic's act is 48 wide and tiny needs 60: choose a wider site"):
+        transfer(TransferConfig(**values(tmp_path)))
+
+
 def test_another_protocol_is_refused(tried):
     asked, _ = tried
     with pytest.raises(BadInput, match=r"another protocol.*places: 2000 -> 4000"):
@@ -79,6 +103,15 @@ def test_another_protocol_is_refused(tried):
         transfer(TransferConfig(out=asked["out"], resume=True, site=("organism:synthetic=mlp_out",)))
     with pytest.raises(BadFolder, match="--resume"):
         transfer(TransferConfig(**asked))
+
+
+def test_a_folder_that_was_counted_otherwise_is_refused(tried, tmp_path):
+    asked, _ = tried
+    copied = tmp_path / "copied"
+    shutil.copytree(asked["out"], copied)
+    (copied / PROTOCOL).unlink()
+    with pytest.raises(BadInput, match="counted otherwise"):
+        transfer(TransferConfig(out=copied, resume=True))
 
 
 @pytest.mark.parametrize(

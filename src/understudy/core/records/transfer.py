@@ -11,7 +11,8 @@ from understudy.core.records.summary import figure, table
 MOST = 0.5
 """Share of a defect that must go for it to be called removed."""
 CHANCE = 0.1
-"""Share of the defect by which a control may be off before it voids the row."""
+"""Share of the defect (or of the smallest one that counts, if that is larger) within which the whole interval of a
+control has to lie."""
 
 
 class ArmFigure(Record):
@@ -53,14 +54,18 @@ class Row(Record):
     def verdict(self) -> str:
         """`holds`: more than half is gone, in the whole interval and in every seed; `does not`: less than half, the
         same; `nothing to remove`: the first arm's defect is not clearly above `least`; `control failed`: the figure
-        finds something where nothing is; else `not told apart`."""
+        finds something where nothing is; `control too wide`: it may; else `not told apart`."""
         (has, said), removed = self.arms[:2], self.removed
-        if isinstance(has.defect, NotMeasured) or isinstance(said.defect, NotMeasured):
+        if any(isinstance(m, NotMeasured) for arm in (has, said) for m in (arm.defect, arm.control)):
             return "not measured"
-        if any(_off(arm.control, has.defect.value) for arm in (has, said)):
+        assert isinstance(has.defect, Measured)
+        near = CHANCE * max(abs(has.defect.value), self.least)
+        if any(_is_off(arm.control, near) for arm in (has, said)):
             return "control failed"
         if has.defect.low <= self.least or min(has.by_seed) <= 0:
             return "nothing to remove"
+        if not all(_is_near(arm.control, near) for arm in (has, said)):
+            return "control too wide"
         if isinstance(removed, NotMeasured):
             return "not measured"
         if removed.low > MOST and min(self.removed_by_seed) > MOST:
@@ -72,15 +77,20 @@ class Row(Record):
     @property
     def said(self) -> list[str]:
         """Notes, and why a figure is not measured."""
-        missing = [(f"{a.arm}", a.defect) for a in self.arms] + [("share removed", self.removed)]
+        missing = [(f"{a.arm}", a.defect) for a in self.arms]
+        missing += [(f"{a.arm}'s control", a.control) for a in self.arms] + [("share removed", self.removed)]
         why = {m.not_measured: name for name, m in reversed(missing) if isinstance(m, NotMeasured)}
         return [*(f"{name} not measured: {reason}" for reason, name in why.items()), *self.notes]
 
 
-def _off(control: Metric, defect: float) -> bool:
-    """True where a control lies beyond a tenth of the defect, with its whole interval."""
-    near = CHANCE * abs(defect)
+def _is_off(control: Metric, near: float) -> bool:
+    """True where the whole interval of a control lies further than `near` from 0, on one side."""
     return isinstance(control, Measured) and (control.low > near or control.high < -near)
+
+
+def _is_near(control: Metric, near: float) -> bool:
+    """True where the whole interval of a control lies within `near` of 0: a wide one shows nothing."""
+    return isinstance(control, Measured) and -near <= control.low and control.high <= near
 
 
 class ClaimCard(Record):

@@ -69,6 +69,10 @@ class Claim(ABC):
     """Smallest defect that there is any point in removing."""
     arms: ClassVar[tuple[Arm, ...]]
     """The one that has the defect, the one that is said to remove it, others beside them."""
+    least_width: ClassVar[int] = 1
+    """Width of the narrowest site it can be tried at."""
+    passes: ClassVar[int] = 1
+    """How often held-out places are gone over: more than once where `given` adds something random to them."""
 
     def bench(self, bench: Bench, seed: int) -> Bench:
         """What dictionaries of a seed are trained on: the network's activations as they are, or with something in
@@ -85,9 +89,14 @@ class Claim(ABC):
 
     @abstractmethod
     def defects(self, tallies: Sequence[Tally], bootstrap: Bootstrap) -> list[Draws] | NotMeasured:
-        """The figure of each dictionary of one seed, in each draw; 0 is none. They come together, so that the claim may
-        count only what all of them have; NotMeasured where that is too little."""
+        """The figure of each dictionary of one seed, in each draw; 0 is none. These are the runs, one or more, that the
+        arms are read off from. They come together, so that the claim may count only what all of them have; NotMeasured
+        where that is too little."""
 
     @abstractmethod
     def controls(self, tallies: Sequence[Tally], bootstrap: Bootstrap) -> list[Draws] | NotMeasured:
         """The same where there is nothing to find."""
+
+    def notes(self, by_seed: Sequence[Mapping[str, Sequence[Tally]]]) -> list[str]:
+        """What a reader of a row should know. by_seed: for each seed, the runs of each arm that it is read off from."""
+        return []

@@ -45,15 +45,18 @@ class Planting:
     """Directions and amounts of one seed; nested families come first."""
 
     width: int
+    """1 + CHILDREN or more: at other than right angles a child writes its parent's direction by itself, and would be
+    taken for one that absorbs."""
     length: float
     """In the network's units."""
     seed: int
 
     @cached_property
     def directions(self) -> Float[Tensor, "families features d"]:
-        """Unit vectors; the first of a family is its parent's."""
+        """Unit vectors, at right angles within a family, at random otherwise; the first of a family is its parent's."""
         drawn = torch.randn(NESTED + LOOSE, 1 + CHILDREN, self.width, generator=self._generator(-1))
-        return drawn / drawn.norm(dim=-1, keepdim=True)
+        unit, upper = torch.linalg.qr(drawn.mT)  # signs as of Gram-Schmidt, so that no direction is preferred
+        return (unit * upper.diagonal(dim1=-2, dim2=-1).sign()[:, None]).mT.contiguous()
 
     def draw(self, rows: int, number: int) -> Drawn:
         """The same for the same number of rows and `number`, which tells batches apart."""

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from understudy.core.records.artifact import RunFolder
-from understudy.core.records.metric import NotMeasured
 from understudy.core.records.progress import Progress
 from understudy.core.weights import load_tensors, save_tensors
 from understudy.metrics import Bootstrap
@@ -27,8 +26,10 @@ from understudy.workflows.train import TrainConfig, check_config
 
 AT_ONCE = 8
 """Sequences in one pass."""
-ROUNDS = 4
+ROUNDS = 6
 """How often levels are added for an L0 that no run has reached."""
+CLAIM = "claim."
+"""Before the names of what the claim counts, in the file of a run's sums."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ class Trial:
             self._run(tries)
             more = list(tries)
             for (arm, seed), own in grouped(tries).items():
-                runs = [self._reached(t) for t in own if not self._stopped(t)]
+                runs = [self.reached(t) for t in self.ended(own)]
                 more += [Try(arm, level, seed) for level in more_levels(runs, self.l0)]
             if len(more := list(dict.fromkeys(more))) == len(tries):
                 return tries
@@ -110,20 +111,19 @@ class Trial:
         self._run(tries)
         return tries
 
-    def drawn(self, tries: Sequence[Try], seed: int) -> dict[Try, Drawn] | NotMeasured:
-        """L0, `defect` and `control` of every run of a seed that ended, on the same resamples."""
-        own = [t for t in tries if t.seed == seed and not self._stopped(t)]
-        tallies = [_claimed(self._tally(t)) for t in own]
-        defects, controls = self.claim.defects(tallies, self.bootstrap), self.claim.controls(tallies, self.bootstrap)
-        if isinstance(defects, NotMeasured):
-            return defects
-        if isinstance(controls, NotMeasured):
-            return controls
-        out = {}
-        for t, defect, control in zip(own, defects, controls, strict=True):
-            run = self._reached(t)
-            out[t] = Drawn(run.cell, run.l0, {"defect": defect, "control": control})
-        return out
+    def ended(self, tries: Sequence[Try]) -> list[Try]:
+        """Those whose loss stayed a number."""
+        return [t for t in tries if not self._stopped(t)]
+
+    def reached(self, t: Try) -> Drawn:
+        """The L0 of a run, under thresholds as it is used, in every resample."""
+        sums = self._sums(t)
+        l0 = self.bootstrap.draws(lambda active, n: active / n, active=sums["active"], n=sums["n"])
+        return Drawn(cell(t.arm.sparsity, t.level, self.base.n_latents, t.seed), l0, {})
+
+    def tally(self, t: Try) -> Tally:
+        """What the claim counted."""
+        return {k.removeprefix(CLAIM): v for k, v in self._sums(t).items() if k.startswith(CLAIM)}
 
     def stopped(self, tries: Sequence[Try]) -> list[str]:
         """A line for each run whose loss became no number."""
@@ -137,14 +137,8 @@ class Trial:
     def _stopped(self, t: Try) -> bool:
         return self._run_folder(t).file(STOPPED).exists()
 
-    def _tally(self, t: Try) -> Tally:
+    def _sums(self, t: Try) -> Tally:
         return {k: v.numpy() for k, v in load_tensors(self._run_folder(t).file(SUMS)).items()}
-
-    def _reached(self, t: Try) -> Drawn:
-        """The L0 of a run, under thresholds as it is used."""
-        tally = self._tally(t)
-        l0 = self.bootstrap.draws(lambda active, n: active / n, active=tally["active"], n=tally["n"])
-        return Drawn(cell(t.arm.sparsity, t.level, self.base.n_latents, t.seed), l0, {})
 
     def _run(self, tries: Sequence[Try]) -> None:
         """Train and count what is not done yet; those of a seed that were trained together go on together."""
@@ -176,14 +170,14 @@ class Trial:
                     (z,) = (e.z for e in encoded)
                     np.add.at(active[i], at, z.l0().double().cpu().numpy())
                     counter.update(Seen(x, hat, z, sequences, number))
-                task.update(min(n, (number + 1) * AT_ONCE))
+                task.update(min(n, (number // self.claim.passes + 1) * AT_ONCE))
         return [
-            {"active": own, "n": places, **{f"claim.{k}": v for k, v in counter.sums().items()}}
+            {"active": own, "n": places, **{f"{CLAIM}{k}": v for k, v in counter.sums().items()}}
             for own, counter in zip(active, counters, strict=True)
         ]
 
     def _places(self, bench: Bench) -> Iterator[tuple[Tensor, Tensor]]:
-        """Rows that count [rows, d], and the index of each one's sequence."""
+        """Rows that count [rows, d], and the index of each one's sequence; as often as the claim goes over them."""
         judged, site = self.judging.judged, bench.site
         for i in range(0, len(judged), AT_ONCE):
             batch = self.judging.sequences.batch(judged[i : i + AT_ONCE]).to(bench.network.device)
@@ -191,16 +185,13 @@ class Trial:
             sequences = torch.arange(i, i + len(acts), device=acts.device)
             sequences = sequences.reshape(-1, *[1] * (acts.dim() - 2)).expand(acts.shape[:-1])
             counts = torch.ones_like(sequences, dtype=torch.bool) if batch.mask is None else batch.mask
-            yield acts[counts], sequences[counts]
+            rows, at = acts[counts], sequences[counts]
+            yield from ((rows, at) for _ in range(self.claim.passes))
 
 
 def _write(folder: RunFolder, tally: Tally) -> None:
     tensors = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in tally.items()}
     folder.write(SUMS, lambda path: save_tensors(path, tensors))
-
-
-def _claimed(tally: Tally) -> Tally:
-    return {k.removeprefix("claim."): v for k, v in tally.items() if k.startswith("claim.")}
 
 
 def grouped(tries: Sequence[Try]) -> dict[tuple[Arm, int], list[Try]]:

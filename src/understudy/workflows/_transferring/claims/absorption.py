@@ -4,10 +4,11 @@ On features that are planted into the network's own activations, so that which p
 is known for any network. Bussmann et al. 2025, arXiv:2503.17547.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from understudy.core.dictionary import Group
@@ -17,10 +18,11 @@ from understudy.metrics.absorption import Absorption, absorption, own_latents
 from understudy.workflows._grid.draws import Draws
 from understudy.workflows._grid.together import Bench
 from understudy.workflows._transferring.claim import Arm, Claim, Counter, Seen, Tally
-from understudy.workflows._transferring.planting import LENGTH, LOOSE, NESTED, PlantedBench, Planting, rms
+from understudy.workflows._transferring.planting import CHILDREN, LENGTH, LOOSE, NESTED, PlantedBench, Planting, rms
 
 FOUND = 0.5
-"""F1 from which a parent has latents of its own; others are left out, in every arm."""
+"""F1 from which a parent has latents of its own. Absorption is about a parent's latents: of one without any nothing
+can be said, so only parents count that every run has which the arms are read off from, and a row says how many."""
 _HELD_OUT = 1_000_000_007
 """Added to the numbers of held-out batches, so that they differ from those of training chunks."""
 
@@ -40,6 +42,9 @@ class NestedRemovesAbsorption(Claim):
         "nothing can be absorbed there"
     )
     least = 0.02
+    least_width = 1 + CHILDREN
+    passes = 8
+    """Planted anew each time: a loose child meets its parent at few places."""
     arms = (
         Arm("batch_topk", "batch_topk"),
         Arm("batch_topk nested", "batch_topk", (("objective", "matryoshka"),)),
@@ -64,13 +69,27 @@ class NestedRemovesAbsorption(Claim):
     def controls(self, tallies: Sequence[Tally], bootstrap: Bootstrap) -> list[Draws] | NotMeasured:
         return _of(tallies, bootstrap, slice(NESTED, NESTED + LOOSE))
 
+    def notes(self, by_seed: Sequence[Mapping[str, Sequence[Tally]]]) -> list[str]:
+        """How many parents each arm has found, and how many all have."""
+        of = NESTED * len(by_seed)
+        own = {a: sum(int(_found(arms[a]).sum()) for arms in by_seed if arms[a]) for a in by_seed[0]}
+        both = sum(int(_found([t for ts in arms.values() for t in ts]).sum()) for arms in by_seed if all(arms.values()))
+        found = ", ".join(f"{n} in {arm}" for arm, n in own.items())
+        return [f"parents with latents of their own, of {of}: {found}; {both} in every arm are counted"]
+
+
+def _found(tallies: Sequence[Tally], families: slice = slice(0, NESTED)) -> Bool[np.ndarray, " families"]:
+    return np.all([t["f1"][families] >= FOUND for t in tallies], axis=0)
+
 
 def _of(tallies: Sequence[Tally], bootstrap: Bootstrap, families: slice) -> list[Draws] | NotMeasured:
     """Pooled over the parents that every dictionary found."""
-    found = np.all([t["f1"][families] >= FOUND for t in tallies], axis=0)
+    found = _found(tallies, families)
     if 2 * found.sum() < len(found):
-        why = f"{found.sum()} of {len(found)} planted parents have latents of their own in every dictionary of a seed"
-        return NotMeasured(not_measured=why)
+        return NotMeasured(
+            not_measured=f"only {found.sum()} of {len(found)} planted parents have latents of their own in every arm "
+            "of a seed: train longer (--places), or give more latents (--width)"
+        )
     pooled = [{k: v[:, families][:, found].sum(1) for k, v in t.items() if k != "f1"} for t in tallies]
     return [absorption(bootstrap.sums(**p)) for p in pooled]
 
