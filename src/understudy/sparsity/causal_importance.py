@@ -86,9 +86,9 @@ class CausalImportance(Sparsity):
         return self._of(F.linear(pre.x, pre.W, pre.b))
 
     def _of(self, h: Float[Tensor, "r L"]) -> Float[Tensor, "r L"]:
-        """The gates' networks on pre-activations; latents first, as batched products."""
-        inner = torch.baddbmm(self.b_in[:, None], (h / self.unit).T[:, :, None], self.w_in[:, None])
-        raw = torch.baddbmm(self.b_out[:, None, None], F.gelu(inner), self.w_out[:, :, None])[..., 0].T
+        """The gates' networks on pre-activations; latents first and rows last, as batched products."""
+        inner = torch.baddbmm(self.b_in[..., None], self.w_in[..., None], (h / self.unit).T[:, None])
+        raw = torch.baddbmm(self.b_out[:, None, None], self.w_out[:, None], F.gelu(inner))[:, 0].T
         return torch.where(h > 0, raw, -raw.abs()) if self.one_sided else raw
 
     def _blocks(self, pre: Pre) -> Iterator[Float[Tensor, "r L"]]:
