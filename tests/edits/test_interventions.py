@@ -19,9 +19,11 @@ def _no_grad():
 
 
 def some_latent(replacement, batch, member):
-    """A latent that is on, one place where it is, its value there, and one that is silent everywhere."""
+    """A latent that is on, one place where it is, all latents, and one that is made silent everywhere."""
+    silent = 0
+    member.b_enc[silent] = -100
     z = replacement.record(batch).latents[member, 0]
-    silent = int((z.fires() == 0).nonzero()[0])
+    assert z.fires()[silent] == 0
     at = int(z.values.argmax())
     return int(z.ids[at]), int(z.rows[at]), z, silent
 
@@ -34,9 +36,9 @@ def name_of(member) -> str:
 def test_an_idle_change_leaves_the_output_bit_equal(name):
     c = customer(name)
     batch, replacement = c.network.example(), Replacement(c.network, c.groups)
-    recording = replacement.record(batch) if c.acausal else None
     member = c.groups[0].members[0]
     on, _, _, silent = some_latent(replacement, batch, member)
+    recording = replacement.record(batch) if c.acausal else None
     clean = c.network(batch)
     for changes in ({}, {f"{name_of(member)}/{on}": "x1"}, {f"{name_of(member)}/{silent}": 0.0}):
         assert torch.equal(intervene(replacement, batch, changes, recording).output, clean)
@@ -48,9 +50,9 @@ def test_an_idle_change_leaves_the_output_bit_equal(name):
 def test_doubling_a_latent_writes_exactly_its_atom_once_more(name):
     c = customer(name)
     batch, replacement = c.network.example(), Replacement(c.network, c.groups)
-    recording = replacement.record(batch)
     member = c.groups[0].members[0]
     on, row, z, _ = some_latent(replacement, batch, member)
+    recording = replacement.record(batch)
     atoms = member.atoms(torch.tensor([on]))
     value = z.keep(torch.arange(z.n_latents) == on)
     place = row % batch.inputs["tokens"].shape[1]

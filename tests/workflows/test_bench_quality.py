@@ -112,7 +112,8 @@ def test_ours_is_the_trainer_of_train_on_those_rows(tmp_path):
 
 
 def test_our_start_is_not_the_directions_that_are_to_be_found(monkeypatch, tmp_path):
-    """With the seed of the rows it would be: unit rows of the same generator."""
+    """Latents start at places, each a sum of many directions; from random rows of the rows' own seed they would be the
+    directions themselves."""
     started = []
     real = quality_arms.trainer
 
@@ -127,8 +128,9 @@ def test_our_start_is_not_the_directions_that_are_to_be_found(monkeypatch, tmp_p
     generator = torch.Generator().manual_seed(0)
     directions = torch.nn.functional.normalize(torch.randn(256, 64, generator=generator), dim=-1)
     assert float((started[0] @ directions.T).max()) < 0.8
-    answer = real(shape, 1, next(step_rows.rows(64, 64)), seed=0).groups[0].members[0].W_dec.detach()
-    assert float((answer @ directions.T).diagonal().min()) > 0.999, "this is what must not happen"
+    rows = next(step_rows.rows(64, 4096))
+    alone = torch.nn.functional.normalize(rows, dim=-1) @ directions.T
+    assert float((started[0] @ directions.T).amax(1).mean()) < float(alone.amax(1).mean()) + 0.02, "places know no more"
 
 
 def test_more_places_give_lower_fvu(tmp_path):
