@@ -67,7 +67,8 @@ def normalised(acts: Acts, sites: Sequence[Site], by: Normalisation) -> Float[Te
 
 
 def _rows(acts: Acts, site: Site) -> Float[Tensor, "rows d"]:
-    return acts[site].reshape(-1, acts[site].shape[-1]).float()
+    """On the processor, so that a start is the same on every device."""
+    return acts[site].reshape(-1, acts[site].shape[-1]).float().cpu()
 
 
 def unit_rows(n: int, d: int, generator: torch.Generator) -> Float[Tensor, "n d"]:
