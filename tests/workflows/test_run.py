@@ -161,7 +161,7 @@ def test_sizes_are_read_and_refused():
 @pytest.fixture(scope="module")
 def graph(finished, tmp_path_factory) -> tuple[Graph, object]:
     out = tmp_path_factory.mktemp("graphs") / "one.acg"
-    config = AttributeConfig(run=str(finished.folder.path), input="@0", context=8, check=0, nodes=400, out=out)
+    config = AttributeConfig(run=str(finished.folder.path), input="@1", context=8, check=0, nodes=400, out=out)
     return attribute(config), out
 
 
