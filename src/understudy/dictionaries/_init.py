@@ -119,3 +119,18 @@ def best_scale(
     hat = z.decode(W_dec)
     scale = float((y * hat).sum() / hat.square().sum().clamp(min=1e-30))
     return scale if scale > 0 else 1.0
+
+
+def tied_at_places(
+    sample: Acts, sites: Sequence[Site], n_latents: int, rule: Sparsity, seed: int
+) -> dict[str, Float[Tensor, "..."]]:
+    """Arrays of a dictionary that writes what it reads: each latent at the direction of a place over all its sites.
+    Raises BadActivations."""
+    center, scale = units = normalisation(sample, sites)
+    x, generator = normalised(sample, sites, units), torch.Generator().manual_seed(seed)
+    W = near(x, spread(x, n_latents, generator), generator)
+    return {
+        "W_enc": best_scale(x, x, W, W, rule) * W, "b_enc": torch.zeros(n_latents),
+        "W_dec": W, "b_dec": torch.zeros(len(center)),
+        "in_center": center, "in_scale": scale, "out_center": center, "out_scale": scale,
+    }  # fmt: skip

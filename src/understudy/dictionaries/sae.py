@@ -11,7 +11,7 @@ from understudy.core.dictionary import Acts
 from understudy.core.linear import LinearDictionary
 from understudy.core.site import Site
 from understudy.core.sparsity import Sparsity
-from understudy.dictionaries._init import best_scale, near, normalisation, normalised, spread
+from understudy.dictionaries._init import tied_at_places
 
 BLOCK_BYTES = 1 << 19
 """Rows that upkeep looks at together."""
@@ -32,14 +32,7 @@ class SAE(LinearDictionary):
         cls, reads: Sequence[Site], writes: Sequence[Site], n_latents: int, sparsity: Sparsity, sample: Acts, seed: int
     ) -> Self:
         """Begin training: `sample` holds activations at the sites. Raises BadActivations."""
-        center, scale = units = normalisation(sample, reads)
-        x, generator = normalised(sample, reads, units), torch.Generator().manual_seed(seed)
-        W_dec = near(x, spread(x, n_latents, generator), generator)
-        arrays = {
-            "W_enc": best_scale(x, x, W_dec, W_dec, sparsity) * W_dec, "b_enc": torch.zeros(n_latents),
-            "W_dec": W_dec, "b_dec": torch.zeros(len(center)),
-            "in_center": center, "in_scale": scale, "out_center": center, "out_scale": scale,
-        }  # fmt: skip
+        arrays = tied_at_places(sample, reads, n_latents, sparsity, seed)
         widths = {s: sample[s].shape[-1] for s in reads}
         return cls(widths, widths, sparsity, arrays)
 
