@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from functools import partial
 from importlib.util import find_spec
 from itertools import product
 
@@ -11,6 +12,7 @@ import torch
 
 from understudy.core import pattern as patterns
 from understudy.core import top as tops
+from understudy.core.candidates import largest_of_candidates
 from understudy.core.pattern import Decode, Pattern, Sampled
 
 if find_spec("triton") is None:
@@ -105,7 +107,7 @@ def test_gradients_through_the_kernels_are_the_eager_ones(monkeypatch):
     assert len(used) >= 5
 
 
-@pytest.mark.parametrize("search", [tops.largest, tops.largest_of_candidates])
+@pytest.mark.parametrize("search", [tops.largest, partial(largest_of_candidates, bits="bf16")])
 def test_a_search_by_kernels_keeps_the_latents_that_the_eager_one_keeps(monkeypatch, search):
     x, W, b = drawn(6, 16), drawn(300, 16, seed=2), drawn(300, seed=3)
     monkeypatch.setattr(tops, "kernels_for", lambda like: None)

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from understudy.cli.main import main
+from understudy.core.candidates import InBf16, InInt8, Narrow
 from understudy.core.pattern import Pattern
 from understudy.core.records.errors import BadInput
-from understudy.core.top import Narrow
 from understudy.workflows import bench_step as module
 from understudy.workflows._benching import quiet, step_peers
 from understudy.workflows._benching.step_ours import SITE, Ours, Shape
@@ -42,24 +42,26 @@ def test_a_row_says_what_was_measured(still, tmp_path):
     found = bench_step(BenchStepConfig(shapes=TEXT, repeats=3, threads=1, out=tmp_path / "a" / "b.json"))
     assert found["conclusive"]
     assert found["exit_code"] == 0
-    assert [r["dtype"] for r in found["rows"]] == ["fp32", "bf16"]
+    assert [r["dtype"] for r in found["rows"]] == ["fp32", "bf16", "int8"]
     for row in found["rows"]:
         assert row["shape"] == {"d": 16, "n": 256, "k": 4, "batch": 64}
         assert row["ratio_floor"] > 0
         assert row["ratio_floor"] in [pytest.approx(r, abs=1e-3) for r in row["ratio_floor_each"]], "a median of turns"
         assert 0 < row["fvu"] < 2
         assert row["peers_s"] == {}
-    fp32, bf16 = found["rows"]
+    fp32, *narrow = found["rows"]
     assert {"encode", "top-k", "decode", "gradients", "upkeep", "Adam", "rest"} == set(fp32["parts"])
-    assert {"bf16 copy", "candidates"} <= set(bf16["parts"])
-    assert bf16["candidates"] >= 4
+    for row in narrow:
+        assert {"narrow copy", "encode", "candidates"} <= set(row["parts"])
+        assert row["candidates"] >= 4
     assert json.loads((tmp_path / "a" / "b.json").read_text()) == json.loads(json.dumps(found))
 
 
-def test_both_searches_train_the_same_dictionary():
+@pytest.mark.parametrize("search", ["bf16", "int8"])
+def test_searches_train_the_same_dictionary(search):
     """Steps of the real trainer: the same latents are kept, so weights agree to rounding."""
-    pair = [Ours(SMALL, search) for search in ("fp32", "bf16")]
-    assert [o.trainer.groups[0].members[0].search for o in pair] == ["fp32", "bf16"]
+    pair = [Ours(SMALL, each) for each in ("fp32", search)]
+    assert [o.trainer.groups[0].members[0].search for o in pair] == ["fp32", search]
     for _ in range(20):
         fvu = [float(o.step(o.next())["fvu"]) for o in pair]
         assert fvu[0] == pytest.approx(fvu[1], rel=1e-3)
@@ -117,7 +119,7 @@ def test_a_floor_that_wavers_concludes_nothing():
         ({"shapes": "16xax4x64"}, "write width x latents x k x places"),
         ({"shapes": "16x4x8x64"}, "k at most the number of latents"),
         ({"shapes": "0x4x1x64"}, "every number is at least 1"),
-        ({"search": "fp8"}, "fp32, bf16 or fp32,bf16"),
+        ({"search": "fp8"}, "some of fp32,bf16,int8"),
         ({"out": "/proc/nowhere/x.json"}, "cannot be written"),
     ],
 )
@@ -151,17 +153,18 @@ def test_time_is_counted_once_and_everything_is_put_back():
     assert "outer" not in vars(worker)
 
 
-def test_watching_changes_nothing():
+@pytest.mark.parametrize("search", ["bf16", "int8"])
+def test_watching_changes_nothing(search):
     """Kept latents, weights and the functions themselves are as before."""
-    plain, watched = Ours(SMALL, "bf16"), Ours(SMALL, "bf16")
-    found = Narrow.candidates, Pattern.gather_sum
+    plain, watched = Ours(SMALL, search), Ours(SMALL, search)
+    found = Narrow.__init__, InBf16.multiply, InInt8.multiply, Pattern.gather_sum
     for _ in range(3):
         plain.step(plain.next())
         with watched.watched(Stopwatch()):
             watched.step(watched.next())
     for a, b in zip(plain.trainer.groups[0].parameters(), watched.trainer.groups[0].parameters()):
         assert torch.equal(a, b)
-    assert found == (Narrow.candidates, Pattern.gather_sum)
+    assert found == (Narrow.__init__, InBf16.multiply, InInt8.multiply, Pattern.gather_sum)
 
 
 # -- others -----------------------------------------------------------------------------------------------------------

@@ -348,22 +348,25 @@ def test_a_description_that_does_not_fit_the_weights_is_refused(tmp_path):
         load_groups(folder)
 
 
-def test_candidates_in_bf16_train_the_same_and_are_used(small, monkeypatch):
+def test_candidates_in_few_bits_train_the_same_and_are_used(small, monkeypatch):
     from understudy.core import latents
 
     calls, find = [], latents.largest_of_candidates
-    monkeypatch.setattr(latents, "largest_of_candidates", lambda *a: calls.append(1) or find(*a))
+    monkeypatch.setattr(latents, "largest_of_candidates", lambda *a: calls.append(a[4]) or find(*a))
     fvu = {}
-    for search in ("fp32", "bf16"):
+    for search in ("fp32", "bf16", "int8"):
+        calls.clear()
         made = train(TrainConfig(**{**small, "search": search, "out": small["out"] / search}))
         fvu[search] = sum(t["fvu"] for t in made.folder.metrics()[-1]["groups"].values())
-        assert bool(calls) == (search == "bf16")
+        assert set(calls) == ({search} if search != "fp32" else set())
         assert all(m.search == "fp32" for g in made.groups for m in g.members), "what is used later is plain"
     assert fvu["bf16"] == pytest.approx(fvu["fp32"], rel=0.01)
+    assert fvu["int8"] == pytest.approx(fvu["fp32"], rel=0.01)
 
 
 @pytest.mark.parametrize("rule", ["batch_topk", "jumprelu", "groupmax"])
-def test_candidates_are_refused_where_nothing_looks_for_the_k_largest(small, rule):
-    with pytest.raises(BadInput, match=f"--search bf16 .* is for topk and multi_topk, not for {rule}"):
-        train(TrainConfig(**{**small, "search": "bf16", "sparsity": rule}))
+@pytest.mark.parametrize("search", ["bf16", "int8"])
+def test_candidates_are_refused_where_nothing_looks_for_the_k_largest(small, rule, search):
+    with pytest.raises(BadInput, match=f"--search {search} .* is for topk and multi_topk, not for {rule}"):
+        train(TrainConfig(**{**small, "search": search, "sparsity": rule}))
     assert not small["out"].exists()

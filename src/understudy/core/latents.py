@@ -13,9 +13,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from understudy.core.candidates import Bits, largest_of_candidates
 from understudy.core.pattern import Decode, Pattern, Sampled
 from understudy.core.records.errors import TooLarge, WrongShape
-from understudy.core.top import largest, largest_of_candidates
+from understudy.core.top import largest
 
 CHUNK_BYTES = 1 << 27
 """Largest dense temporary: 128 MiB."""
@@ -187,9 +188,9 @@ class Pre(Protocol):
         ...
 
 
-Search = Literal["fp32", "bf16"]
-"""How the k largest are found: from an fp32 product, or among candidates from a bf16 one. The same latents both ways
-(`core/top.py`)."""
+Search = Literal["fp32"] | Bits
+"""How the k largest are found: from an fp32 product, or among candidates from one in few bits. The same latents every
+way (`core/top.py`, `core/candidates.py`)."""
 
 
 class LinearPre:
@@ -213,8 +214,10 @@ class LinearPre:
         k = min(k, W.shape[0])
         if len(self.x) == 0 or k == 0:
             return Latents.none(self.shape, self.x, self.n_latents)
-        find = largest_of_candidates if self.search == "bf16" and among is None else largest
-        ids, known = find(self.x, W, b, k)
+        if self.search == "fp32" or among is not None:
+            ids, known = largest(self.x, W, b, k)
+        else:
+            ids, known = largest_of_candidates(self.x, W, b, k, self.search)
         offsets = torch.arange(len(self.x) + 1, device=ids.device) * k
         return self._sampled(ids if among is None else among[ids], offsets, known)
 

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from pydantic import NonNegativeInt, PositiveInt
 
+from understudy.core.candidates import NARROW, Searched, largest_of_candidates
 from understudy.core.records.config import Config
 from understudy.core.records.errors import BadInput
 from understudy.core.records.progress import SILENT, Progress
-from understudy.core.top import Searched, largest_of_candidates
 from understudy.workflows._benching.machine import check_out, keep, machine
 from understudy.workflows._benching.memory import forget_peak, peak_mib, resident_mib
 from understudy.workflows._benching.quiet import Watch
@@ -34,8 +34,8 @@ class BenchStepConfig(Config):
 
     shapes: str = "512x8192x32x2048,768x24576x32x4096,1024x65536x64x4096"
     """Width x latents x latents kept x places a step, separated by commas."""
-    search: str = "fp32,bf16"
-    """How the k largest are found: fp32, bf16 or both."""
+    search: str = "fp32,bf16,int8"
+    """How the k largest are found: fp32, bf16, int8 or several of them."""
     repeats: PositiveInt = 7
     """Timed turns of a floor and a step; fewer, but at least 3, where the steps take longer than 10 s together."""
     peers: bool = False
@@ -87,8 +87,8 @@ def one_shape(text: str, option: str) -> Shape:
 
 def _searches(text: str) -> list[str]:
     found = [part.strip() for part in text.split(",")]
-    if not set(found) <= {"fp32", "bf16"}:
-        raise BadInput(f"--search {text!r}: fp32, bf16 or fp32,bf16.")
+    if not set(found) <= {"fp32", *NARROW}:
+        raise BadInput(f"--search {text!r}: some of fp32,{','.join(NARROW)}.")
     return found
 
 
@@ -114,9 +114,9 @@ def _row(shape: Shape, search: str, config: BenchStepConfig, watch: Watch, progr
         "steps": WARM_UP + min(COMPARED, len(step)), "parts": {k: v / min(floor) for k, v in parts.items()},
         "peers_s": {}, "ratio_fastest_peer": None,
     }  # fmt: skip
-    if search == "bf16":
+    if search in NARROW:
         searched = Searched()
-        largest_of_candidates(*ours.encoder(ours.next()), shape.k, searched)
+        largest_of_candidates(*ours.encoder(ours.next()), shape.k, search, searched)
         row["candidates"] = searched.candidates / max(1, searched.rows - searched.whole_rows)
         row["rows_in_fp32"] = searched.whole_rows / searched.rows
     return row

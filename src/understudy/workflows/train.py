@@ -88,9 +88,10 @@ class TrainConfig(Config):
     """components: power of the gates in that cost; by default 1."""
     one_sided: bool | None = None
     """components: close a gate where its component's inner product with the input is negative."""
-    search: Literal["fp32", "bf16"] = "fp32"
-    """topk, multi_topk: how the k largest are found. bf16: among candidates of a bf16 product that no true one escapes,
-    by their fp32 values; the same latents, faster where the processor multiplies bf16 itself."""
+    search: Literal["fp32", "bf16", "int8"] = "fp32"
+    """topk, multi_topk: how the k largest are found. bf16, int8: among candidates of a product in so few bits, which no
+    true one escapes, by their fp32 values; the same latents, faster where the processor multiplies such numbers
+    itself."""
     objective: str = "local"
     """local (FVU), matryoshka (FVU of prefixes too), kl or loss (the network's behaviour with each group in place),
     gradient_weighted (errors by what they do to the output to first order); components come with stochastic_masks."""
@@ -222,8 +223,9 @@ def check_config(config: TrainConfig) -> None:
     """What can be refused before anything is opened. Raises BadInput, UnknownName."""
     if config.k > config.n_latents:
         raise BadInput(f"k={config.k} is more than n_latents={config.n_latents}: lower --k or raise --n-latents.")
-    if config.search == "bf16" and config.sparsity not in ("topk", "multi_topk"):
-        raise BadInput(f"--search bf16 finds the k largest: it is for topk and multi_topk, not for {config.sparsity}.")
+    if config.search != "fp32" and config.sparsity not in ("topk", "multi_topk"):
+        asked = f"--search {config.search}"
+        raise BadInput(f"{asked} finds the k largest: it is for topk and multi_topk, not for {config.sparsity}.")
     rule_maker(config)
     if objective(config, 0).needs == "sequences" and config.activations:
         raise BadInput(f"--activations holds rows, and this needs whole sequences (--objective {config.objective}).")
