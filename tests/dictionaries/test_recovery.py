@@ -79,7 +79,7 @@ KINDS = {
 @pytest.mark.parametrize("name", ["topk", "jumprelu"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_recovers_what_was_planted_at_every_site_it_writes(kind, name):
-    """Widths in and out differ. What a CLT writes starts at 0."""
+    """Widths in and out differ."""
     cls, reads, writes = KINDS[kind]
     made = cls.start(reads, writes, 96, rule_of(name, 96), pair(4096, 1), 0)
     before = [recovered_at(made, site) for site in writes]

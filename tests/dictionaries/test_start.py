@@ -105,11 +105,14 @@ def test_more_latents_than_places_all_start_somewhere_else():
     assert float(cosines.max()) < 0.9999
 
 
-def test_a_decoder_that_starts_at_0_writes_the_outputs_median_alone():
+def test_a_layer_of_a_clt_starts_as_a_transcoder_of_its_own_output_and_leaves_later_ones_alone():
+    """At their medians: layers that each wrote the whole of every output would sum to several times it."""
     acts = sample()
-    group = clt_group([start("clt", acts)], acts)
-    for site, value in group.reconstruct(acts).items():
-        torch.testing.assert_close(value[3], geometric_median(acts[site]))
+    made, alone = start("clt", acts), Transcoder.start([A], [A], 24, TopK(4), acts, 0)
+    group = clt_group([made], acts)
+    torch.testing.assert_close(group.reconstruct(acts)[A], alone.reconstruct(acts)[A])
+    torch.testing.assert_close(group.reconstruct(acts)[B], geometric_median(acts[B]).expand_as(acts[B]))
+    assert (acts[A] - alone.reconstruct(acts)[A]).square().sum() < (acts[A] - acts[A].mean(0)).square().sum()
 
 
 @pytest.mark.parametrize("kind", CLASSES)

@@ -277,7 +277,7 @@ def test_resampling_restarts_the_dead_alone_at_inputs_and_forgets_their_momentum
     cosine = torch.nn.functional.normalize(member.W_enc[dead], dim=-1) @ inputs.T
     torch.testing.assert_close(cosine.max(-1).values, torch.ones(5))
     torch.testing.assert_close(
-        member.W_enc[dead].norm(dim=-1), 0.2 * before["W_enc"][~dead].norm(dim=-1).mean().expand(5)
+        member.W_enc[dead].norm(dim=-1), 0.5 * before["W_enc"][~dead].norm(dim=-1).mean().expand(5)
     )
     torch.testing.assert_close(member.W_dec.norm(dim=-1), torch.ones(48))
     assert not member.b_enc[dead].any()

@@ -10,7 +10,8 @@ from understudy.core.dictionary import Acts, Group
 from understudy.core.linear import LinearDictionary, Spans
 from understudy.core.site import Site
 from understudy.core.sparsity import Sparsity
-from understudy.dictionaries._init import normalisation, unit_rows
+from understudy.dictionaries._init import normalisation
+from understudy.dictionaries.transcoder import Transcoder
 
 
 class CLTLayer(LinearDictionary):
@@ -23,11 +24,17 @@ class CLTLayer(LinearDictionary):
     def start(
         cls, reads: Sequence[Site], writes: Sequence[Site], n_latents: int, sparsity: Sparsity, sample: Acts, seed: int
     ) -> Self:
-        """Begin training: `sample` holds activations at the sites. Raises BadActivations."""
+        """Begin training: `sample` holds activations at the sites. Raises BadActivations.
+
+        As a transcoder of the first written site, the layer's own; 0 is written to later ones. Layers that each wrote
+        the whole of every output would sum to several times it.
+        """
+        own = Transcoder.start(reads, writes[:1], n_latents, sparsity, sample, seed)
         read, write = normalisation(sample, reads), normalisation(sample, writes)
+        later = torch.zeros(n_latents, len(write.center) - own.W_dec.shape[1])
         arrays = {
-            "W_enc": unit_rows(n_latents, len(read.center), torch.Generator().manual_seed(seed)),
-            "b_enc": torch.zeros(n_latents), "W_dec": torch.zeros(n_latents, len(write.center)),
+            "W_enc": own.W_enc.detach(), "b_enc": torch.zeros(n_latents),
+            "W_dec": torch.cat([own.W_dec.detach(), later], 1),
             "in_center": read.center, "in_scale": read.scale, "out_scale": write.scale,
         }  # fmt: skip
         widths = [{s: sample[s].shape[-1] for s in sites} for sites in (reads, writes)]

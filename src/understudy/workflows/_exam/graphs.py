@@ -59,10 +59,11 @@ PLACES = 200_000
 """To train an SAE on."""
 ALIKE = {
     "two_codes": "its 96 neurons are alike by construction: none matters more than another",
-    "superposition_5_2": "its 5 features are alike by construction: a pentagon",
-    "superposition_5_2_identity": "its 5 features are alike by construction: a pentagon",
 }
 """Organisms in which no choice of few nodes can be much better than chance."""
+
+TOGETHER = 10
+"""Latents that cost so many times more together than the sum of what each costs alone stand in for one another."""
 
 
 class GraphRow(Record):
@@ -127,19 +128,29 @@ def graph_rows(name: str, seed: int, progress: Progress) -> list[GraphRow]:
                 than_random=than,
                 right=_right(mine, bootstrap),
                 nothing=bootstrap.ratio(nothing, places, unit),
-                note=_why_not(name, than, mine.divergence, nothing),
+                note=_why_not(name, than, mine.divergence, nothing, _alone(found, size), places),
             )
         )
     return rows
 
 
-def _why_not(name: str, than: Metric, graph: np.ndarray, nothing: np.ndarray) -> str:
+def _why_not(name: str, than: Metric, graph: np.ndarray, nothing: np.ndarray, alone: float, places: np.ndarray) -> str:
     """The reason why a graph is no better than random ones, "" where it is better or no reason is known."""
     if isinstance(than, Measured) and than.low > 0:
         return ""
     if graph.sum() >= 0.99 * nothing.sum():
         return "as bad as no latents at all: so few are kept that nothing is computed"
+    together = graph.sum() / places.sum()
+    if together > TOGETHER * alone:
+        cost = f"one at a time the latents left out cost {alone:.2g} in all, together {together:.2g}"
+        return f"{cost}: they stand in for one another, which leaving out one at a time does not show"
     return ALIKE.get(name, "")
+
+
+def _alone(found: "Ablation", size: int) -> float:
+    """What the latents that a graph of `size` leaves out cost when each is left out alone, summed."""
+    effects = torch.cat([effect[found.rate[member] > 0] for member, effect in found.effect.items()])
+    return float(effects.sort(descending=True).values[size:].sum())
 
 
 class Ablation(NamedTuple):
