@@ -2,6 +2,7 @@
 
 import errno
 import json
+import threading
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from understudy.core.weights import load_tensors, save_tensors
 from understudy.data import Activations
 from understudy.data.activations import digest_of
 from understudy.workflows import collect as module
+from understudy.workflows._training.harvest import Harvest
 from understudy.workflows._training.stored import BLOCK_ROWS, Stored
 from understudy.workflows.collect import CollectConfig, collect, mixed
 from understudy.workflows.train import TrainConfig, train
@@ -51,7 +53,7 @@ def written(tmp_path, n_shards=3, data=None, dtype="float32", seed=0):
     stored = Activations(RunFolder(tmp_path), manifest)
     tmp_path.mkdir(exist_ok=True)
     for number in range(n_shards):
-        module._write(h, stored, number, 1)
+        stored.write(number, *module._shard(h, stored.dtype, number, None, 1))
     return h, Activations.open(tmp_path)
 
 
@@ -77,7 +79,7 @@ def test_shards_serve_what_the_harvest_serves_bit_for_bit(tmp_path, padded, skip
 def test_a_shard_may_hold_many_chunks(tmp_path):
     """Batches end where chunks end, as they do on the fly."""
     h, found = written(tmp_path, n_shards=1)
-    module._write(h, found, 1, 75)
+    found.write(1, *module._shard(h, found.dtype, 1, None, 75))
     assert [s.chunks for s in found.manifest.shards] == [(40,), (40, 40)]
     stored = Stored(Activations.open(tmp_path), h.sites, 0, CPU)
     assert stored.in_order == 3
@@ -201,6 +203,28 @@ def test_going_on_after_any_damage_ends_with_the_same_bytes(config, monkeypatch)
     more = CollectConfig(**{k: getattr(more, k) for k in ("out", "resume", "tokens")})
     assert collect(more, network=Own())["places"] >= 400
     assert files(config.out)["000000.safetensors"] == whole["000000.safetensors"]
+
+
+def test_one_shard_is_written_while_the_next_is_harvested(config, monkeypatch):
+    monkeypatch.setattr(module, "chunk_sequences", lambda *a: 16)
+    monkeypatch.setattr(module, "SHARD_BYTES", 1)
+    write, chunk, harvested, met = Activations.write, Harvest.chunk, threading.Event(), []
+
+    def slow(self, number, *shard):
+        if number == 1:
+            met.append(harvested.wait(60))
+        write(self, number, *shard)
+
+    def noted(self, number):
+        if number == 2:
+            harvested.set()
+        return chunk(self, number)
+
+    monkeypatch.setattr(Activations, "write", slow)
+    monkeypatch.setattr(Harvest, "chunk", noted)
+    collect(config.model_copy(update={"tokens": 4 * 16 * POS}), network=Own())
+    assert met == [True]
+    assert len(Activations.open(config.out).manifest.shards) == 4
 
 
 def test_a_full_disk_leaves_whole_shards(config, monkeypatch):

@@ -1,11 +1,13 @@
 """`collect`: write a network's activations to disk once, for `train --activations` to read as often as wanted."""
 
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
 from pydantic import NonNegativeInt, PositiveInt
+from torch import Tensor
 
 from understudy.core.network import Network
 from understudy.core.records.artifact import RunFolder
@@ -13,6 +15,7 @@ from understudy.core.records.config import Config
 from understudy.core.records.errors import BadActivations, BadFolder, BadInput
 from understudy.core.records.metric import Measured, exact
 from understudy.core.records.progress import SILENT, Progress
+from understudy.core.site import Site
 from understudy.data import ORIGIN, Activations, Manifest
 from understudy.networks import open_network
 from understudy.workflows._data import open_sequences
@@ -81,7 +84,7 @@ def collect(config: CollectConfig, progress: Progress = SILENT, network: Network
         progress.say(f"collecting {len(sites)} sites; shards go to {folder.path}")
         with nullcontext() if config.resume else folder.starting(config.to_yaml()):
             if not stored.manifest.shards:
-                _write(harvest, stored, 0, config.tokens)
+                stored.write(0, *_shard(harvest, stored.dtype, 0, None, config.tokens))
         _collect(config, harvest, stored, progress)
     return _found(stored)
 
@@ -122,17 +125,59 @@ def _stored(folder: RunFolder, wanted: Manifest) -> Activations:
 
 
 def _collect(config: CollectConfig, harvest: Harvest, stored: Activations, progress: Progress) -> None:
-    number, rows = 0, 0
-    with progress.task("collecting", config.tokens, "places") as task, Interrupt() as interrupt:
+    number, rows, chunks = 0, 0, 0
+    with (
+        progress.task("collecting", config.tokens, "places") as task,
+        Interrupt() as interrupt,
+        _Writer(stored) as writer,
+    ):
         while rows < config.tokens:
-            if number >= len(stored.manifest.shards) or not _is_whole(stored, number):
-                _write(harvest, stored, number, config.tokens - rows)
-            rows += stored.manifest.shards[number].rows
+            there = stored.manifest.shards[number] if number < len(stored.manifest.shards) else None
+            if there is None or not _is_whole(stored, number):
+                made = _shard(harvest, stored.dtype, chunks, there and len(there.chunks), config.tokens - rows)
+                writer.write(number, made)
+                rows, chunks = rows + sum(made.chunks), chunks + len(made.chunks)
+            else:
+                rows, chunks = rows + there.rows, chunks + len(there.chunks)
             number += 1
             task.update(min(rows, config.tokens), f"{number} shards")
             if interrupt.asked and rows < config.tokens:
+                writer.wait()
                 progress.say(f"stopped at {rows:,} places. Continue with: {stored.how_to_continue}")
                 raise KeyboardInterrupt
+
+
+class _Shard(NamedTuple):
+    rows: dict[Site, Tensor]
+    origin: Tensor
+    """[rows, 2]: sequence and position."""
+    chunks: list[int]
+    """Rows of each chunk."""
+
+
+class _Writer:
+    """Writes a shard while the next is harvested. What goes wrong is raised when the next is given, or at the end."""
+
+    def __init__(self, stored: Activations) -> None:
+        self.stored, self._pool = stored, ThreadPoolExecutor(1)
+        self._last: Future[None] | None = None
+
+    def write(self, number: int, shard: _Shard) -> None:
+        self.wait()
+        self._last = self._pool.submit(self.stored.write, number, *shard)
+
+    def wait(self) -> None:
+        if self._last is not None:
+            last, self._last = self._last, None
+            last.result()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._pool.shutdown()
+        if kind is None:
+            self.wait()
 
 
 def _is_whole(stored: Activations, number: int) -> bool:
@@ -143,12 +188,9 @@ def _is_whole(stored: Activations, number: int) -> bool:
     return True
 
 
-def _write(harvest: Harvest, stored: Activations, number: int, wanted: int) -> None:
-    """Shard `number`: chunks in the order in which training would be served them, as many as it had where it is known,
-    else until there are enough."""
-    shards = stored.manifest.shards
-    first = sum(len(s.chunks) for s in shards[:number])
-    known = len(shards[number].chunks) if number < len(shards) else None
+def _shard(harvest: Harvest, dtype: torch.dtype, first: int, known: int | None, wanted: int) -> _Shard:
+    """Chunks from the `first` on in the order in which training would be served them, as many as the shard had where
+    that is known, else until there are enough."""
     parts, origins, size, n = [], [], 0, 0
 
     def goes_on() -> bool:
@@ -159,12 +201,12 @@ def _write(harvest: Harvest, stored: Activations, number: int, wanted: int) -> N
     while goes_on():
         rows = harvest.chunk(first + len(parts))
         order = harvest.order(first + len(parts), harvest.n_rows)
-        parts.append({s: v[order.to(v.device)].to("cpu", stored.dtype) for s, v in rows.items()})
+        parts.append({s: v[order.to(v.device)].to("cpu", dtype) for s, v in rows.items()})
         origins.append(harvest.origin[order])
         size += sum(v.nbytes for v in parts[-1].values())
         n += harvest.n_rows
-    joined = {s: torch.cat([part[s] for part in parts]) for s in harvest.sites}
-    stored.write(number, joined, torch.cat(origins), [len(o) for o in origins])
+    joined = parts[0] if len(parts) == 1 else {s: torch.cat([part[s] for part in parts]) for s in harvest.sites}
+    return _Shard(joined, torch.cat(origins), [len(o) for o in origins])
 
 
 def _found(stored: Activations) -> dict[str, Any]:
