@@ -222,6 +222,22 @@ def test_all_latents_alike(bits):
 
 
 @BITS
+@pytest.mark.parametrize("scale", [1e-30, 1e-26, 1e-24, 1e-22, 1e-20, 1e-18])
+def test_lengths_whose_squares_fp32_does_not_hold(bits, scale):
+    x, W, b = encoder(n=2048, d=64)
+    expected = ids_of(largest(x, scale * W, scale * b, 8), 40)
+    assert torch.equal(ids_of(largest_of_candidates(x, scale * W, scale * b, 8, bits), 40), expected)
+
+
+@BITS
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_numbers_of_other_sizes(bits, dtype):
+    x, W, b = (t.to(dtype) for t in encoder(n=2048, d=64))
+    expected, found = (ids_of(f, 40) for f in (largest(x, W, b, 8), largest_of_candidates(x, W, b, 8, bits)))
+    assert torch.equal(found, expected)
+
+
+@BITS
 def test_nothing_but_zeros(bits):
     ids, values = largest_of_candidates(torch.zeros(3, 8), torch.zeros(500, 8), torch.zeros(500), 5, bits)
     assert values.tolist() == [0.0] * 15

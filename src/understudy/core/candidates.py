@@ -62,8 +62,8 @@ class Narrow(ABC):
             part = self._extended(W[i : i + rows], b[i : i + rows] / (self.columns - d) / m)
             at = slice(i, i + len(part))
             wide = self.narrow(part, self._of_latents(at), self.W[at])
-            norms[at] = part.norm(dim=1)
-            slips[at] = (wide - part).norm(dim=1) + self.gamma * wide.norm(dim=1)
+            norms[at] = _norm(part)
+            slips[at] = _norm(wide - part) + self.gamma * _norm(wide)
         self.limits = 1.001 * torch.stack([norms, slips]).view(2, self.size, self.n_blocks).amax(1)
         """[2, blocks]: largest |w~|, largest |w~ - w'| + gamma |w'|; a little more, as these are rounded too."""
         self.held = torch.empty(step_rows(padded, self.holds.itemsize), padded, dtype=self.holds, device=W.device)
@@ -94,7 +94,7 @@ class Narrow(ABC):
         rows = self._extended(x, x.new_full((len(x),), self.m))
         narrow, steps = torch.empty_like(rows, dtype=self.dtype), self.steps(_largest(rows))
         wide = self.narrow(rows, steps, narrow)
-        slip = torch.stack([(rows - wide).norm(dim=1), wide.norm(dim=1)], 1)
+        slip = torch.stack([_norm(rows - wide), _norm(wide)], 1)
         products = self.multiply(narrow, self.held[: len(x)])
         products[:, self.n :] = self.lowest
         # From here on in steps of the row, which order the latents of a row as well.
@@ -242,9 +242,12 @@ def largest_of_candidates(
     """As `largest`, with one product in few bits in place of the fp32 one; ids and values are those of fp32.
 
     The product's error bound says which latents can be among the k largest. Their fp32 values decide. A row with more
-    candidates than ranking them is worth, or without a bound (NaN), is done by `largest`. Every candidate's value is
-    held against its bound: raises Imprecise where one lies outside, as then the processor rounds otherwise.
+    candidates than ranking them is worth, or without a bound (NaN), is done by `largest`, and so are all rows of 16-bit
+    numbers. Every candidate's value is held against its bound: raises Imprecise where one lies outside, as then the
+    processor rounds otherwise.
     """
+    if x.dtype.itemsize < 4:
+        return largest(x, W, b, k)
     encoder, record = NARROW[bits](W, b, k, _root_mean_square(x)), record or Searched()
     ids, values = x.new_empty(len(x), k, dtype=torch.long), x.new_empty(len(x), k)
     step = len(encoder.held)
@@ -278,6 +281,11 @@ def _root_mean_square(x: Tensor) -> float:
     """Of all entries; 1 where that is 0 or no number."""
     m = float(x.square().mean().sqrt())
     return m if 0 < m < torch.inf else 1.0
+
+
+def _norm(rows: Float[Tensor, "r d"]) -> Float[Tensor, " r"]:
+    """Not below the length of each row, whose smallest entries have squares that fp32 does not hold."""
+    return rows.norm(dim=1) + 2.0**-63 * rows.shape[1] ** 0.5
 
 
 def _largest(rows: Float[Tensor, "r d"]) -> Float[Tensor, " r"]:

@@ -135,8 +135,9 @@ def _collect(config: CollectConfig, harvest: Harvest, stored: Activations, progr
             there = stored.manifest.shards[number] if number < len(stored.manifest.shards) else None
             if there is None or not _is_whole(stored, number):
                 made = _shard(harvest, stored.dtype, chunks, there and len(there.chunks), config.tokens - rows)
-                writer.write(number, made)
                 rows, chunks = rows + sum(made.chunks), chunks + len(made.chunks)
+                writer.write(number, made)
+                del made  # else it stays in memory while the next is harvested
             else:
                 rows, chunks = rows + there.rows, chunks + len(there.chunks)
             number += 1
@@ -156,7 +157,8 @@ class _Shard(NamedTuple):
 
 
 class _Writer:
-    """Writes a shard while the next is harvested. What goes wrong is raised when the next is given, or at the end."""
+    """Writes a shard while the next is harvested. What goes wrong is raised when the next is given, or at the end,
+    which waits for it: a folder is never left with somebody writing to it."""
 
     def __init__(self, stored: Activations) -> None:
         self.stored, self._pool = stored, ThreadPoolExecutor(1)
@@ -174,10 +176,9 @@ class _Writer:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, *_: object) -> None:
         self._pool.shutdown()
-        if kind is None:
-            self.wait()
+        self.wait()
 
 
 def _is_whole(stored: Activations, number: int) -> bool:
