@@ -252,9 +252,9 @@ def _sample(network: Network, sites) -> Acts:
 
 def _started(kind, network, reads, writes, rule=None):
     d = kind.start(reads, writes, N, rule or TopK(4), _sample(network, (*reads, *writes)), 0)
-    with torch.no_grad():
-        if not d.W_dec.any():
-            d.W_dec.normal_(generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():  # what a layer of a CLT writes to later sites starts at 0
+        drawn = torch.randn(d.W_dec.shape, generator=torch.Generator().manual_seed(2))
+        d.W_dec.copy_(torch.where(d.W_dec == 0, drawn, d.W_dec))
     return d
 
 
