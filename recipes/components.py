@@ -148,6 +148,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs and the table")
     parser.add_argument("--toys", nargs="*", default=list(TOYS), choices=TOYS)
+    parser.add_argument("--places", type=int, help="to train on, where not the toy's own number of them")
     parser.add_argument("--only", nargs="*", choices=ARMS, help="some of the arms")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first-seed", type=int, default=0)
@@ -156,9 +157,10 @@ def main() -> None:
     rows, found = [], {}
     with TerminalProgress() as progress:
         for toy in args.toys:
+            shape = TOYS[toy]._replace(tokens=args.places or TOYS[toy].tokens)
             for arm in args.only or (ARMS if toy == "5-2" else SHORT):
                 seeds = range(args.first_seed, args.first_seed + args.seeds)
-                scores = [decomposed(TOYS[toy], arm, seed, args.out, progress) for seed in seeds]
+                scores = [decomposed(shape, arm, seed, args.out, progress) for seed in seeds]
                 for name in LINEARS:
                     figures = summary([s[name] for s in scores])
                     found[f"{toy}, {arm}, {name}"] = {k: m.model_dump() for k, m in figures.items()}
