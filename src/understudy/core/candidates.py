@@ -55,16 +55,18 @@ class Narrow(ABC):
         self.columns = SPARE * (-(-d // SPARE) + 1)
         self.gamma = (self.columns + 2) * 2.0**-23
         self.W = torch.zeros(padded, self.columns, dtype=self.dtype, device=W.device)
-        self.step = self.steps(self._largest_of_blocks(W, b))
-        norms, slips = W.new_zeros(padded), W.new_zeros(padded)
+        spare = b / (self.columns - d) / m
+        self.step = self.steps(self._by_block(torch.maximum(_largest(W), spare.abs())))
+        steps = self.step.repeat(self.size)
+        norms, slips = W.new_empty(n), W.new_empty(n)
         rows = max(1, (1 << 20) // (4 * self.columns))
         for i in range(0, n, rows):
-            part = self._extended(W[i : i + rows], b[i : i + rows] / (self.columns - d) / m)
-            at = slice(i, i + len(part))
-            wide = self.narrow(part, self._of_latents(at), self.W[at])
+            at = slice(i, min(n, i + rows))
+            part = self._extended(W[at], spare[at])
+            wide = self.narrow(part, steps[at], self.W[at])
             norms[at] = _norm(part)
             slips[at] = _norm(wide - part) + self.gamma * _norm(wide)
-        self.limits = 1.001 * torch.stack([norms, slips]).view(2, self.size, self.n_blocks).amax(1)
+        self.limits = 1.001 * torch.stack([self._by_block(norms), self._by_block(slips)])
         """[2, blocks]: largest |w~|, largest |w~ - w'| + gamma |w'|; a little more, as these are rounded too."""
         self.held = torch.empty(step_rows(padded, self.holds.itemsize), padded, dtype=self.holds, device=W.device)
 
@@ -128,16 +130,11 @@ class Narrow(ABC):
         out[:, rows.shape[1] :] = spare[:, None]
         return out
 
-    def _largest_of_blocks(self, W: Tensor, b: Tensor) -> Tensor:
-        """[blocks]: the largest entry of w~ in each."""
-        spare = self.columns - W.shape[1]
-        largest = torch.zeros(self.n_blocks * self.size, dtype=W.dtype, device=W.device)
-        largest[: self.n] = torch.maximum(_largest(W), b.abs() / spare / self.m)
-        return largest.view(self.size, self.n_blocks).amax(0)
-
-    def _of_latents(self, at: slice) -> Tensor:
-        """The steps of the latents `at`."""
-        return self.step[torch.arange(at.start, at.stop, device=self.step.device) % self.n_blocks]
+    def _by_block(self, of_latents: Float[Tensor, " L"]) -> Float[Tensor, " blocks"]:
+        """The largest in each block of what is not below 0."""
+        padded = of_latents.new_zeros(self.n_blocks * self.size)
+        padded[: self.n] = of_latents
+        return padded.view(self.size, self.n_blocks).amax(0)
 
 
 class InBf16(Narrow):
