@@ -43,14 +43,14 @@ demo-network: $(STAMP)
 zoo: $(STAMP)
 	$(BIN)/python -m tests.zoo.table > docs/zoo.md
 
-# On a machine that does nothing else: about two minutes, and six beside other libraries once they are installed.
+# On a machine that does nothing else: about ten minutes, and forty beside other libraries once they are installed.
 bench: $(STAMP)
 	$(BIN)/understudy bench step --out $(RESULTS)/step.json
 	$(BIN)/understudy bench harvest --out $(RESULTS)/harvest.json
 
 bench-peers: $(STAMP) $(patsubst %,$(PEERS)/%/.installed,$(LIBRARIES))
-	$(BIN)/understudy bench step --peers --peers-folder $(PEERS) --out $(RESULTS)/step-peers.json
 	$(BIN)/understudy bench quality --peers --peers-folder $(PEERS) --out $(RESULTS)/quality.json
+	$(BIN)/understudy bench step --peers --peers-folder $(PEERS) --out $(RESULTS)/step-peers.json
 
 # Each in an environment of its own, as their requirements differ. eai-sparsify takes its GPU kernels where it finds
 # triton, and does not run without a GPU then.

@@ -8,14 +8,15 @@ import pytest
 import torch
 
 from tests.workflows.test_harvest import FIRST, POS, SECOND, Data, Net, harvest
-from understudy.core import weights
 from understudy.core.records.artifact import RunFolder
 from understudy.core.records.errors import BadActivations, BadFolder, BadInput, DiskFull
 from understudy.core.weights import load_tensors, save_tensors
-from understudy.data import Activations
+from understudy.data import Activations, activations
 from understudy.data.activations import digest_of
 from understudy.workflows import collect as module
+from understudy.workflows._training import shards
 from understudy.workflows._training.harvest import Harvest
+from understudy.workflows._training.shards import make_shard
 from understudy.workflows._training.stored import BLOCK_ROWS, Stored
 from understudy.workflows.collect import CollectConfig, collect, mixed
 from understudy.workflows.train import TrainConfig, train
@@ -53,7 +54,7 @@ def written(tmp_path, n_shards=3, data=None, dtype="float32", seed=0):
     stored = Activations(RunFolder(tmp_path), manifest)
     tmp_path.mkdir(exist_ok=True)
     for number in range(n_shards):
-        stored.write(number, *module._shard(h, stored.dtype, number, None, 1))
+        stored.write(number, *make_shard(h, stored.dtype, number, None, 1))
     return h, Activations.open(tmp_path)
 
 
@@ -79,7 +80,7 @@ def test_shards_serve_what_the_harvest_serves_bit_for_bit(tmp_path, padded, skip
 def test_a_shard_may_hold_many_chunks(tmp_path):
     """Batches end where chunks end, as they do on the fly."""
     h, found = written(tmp_path, n_shards=1)
-    found.write(1, *module._shard(h, found.dtype, 1, None, 75))
+    found.write(1, *make_shard(h, found.dtype, 1, None, 75))
     assert [s.chunks for s in found.manifest.shards] == [(40,), (40, 40)]
     stored = Stored(Activations.open(tmp_path), h.sites, 0, CPU)
     assert stored.in_order == 3
@@ -175,7 +176,7 @@ def files(folder):
 
 def test_going_on_after_any_damage_ends_with_the_same_bytes(config, monkeypatch):
     monkeypatch.setattr(module, "chunk_sequences", lambda *a: 16)
-    monkeypatch.setattr(module, "SHARD_BYTES", 16 * POS * 24)
+    monkeypatch.setattr(shards, "SHARD_BYTES", 16 * POS * 24)
     collect(config, network=Own())
     whole, again = files(config.out), config.model_copy(update={"resume": True})
     assert {"000000.safetensors", "000001.safetensors"} < set(whole)
@@ -207,7 +208,7 @@ def test_going_on_after_any_damage_ends_with_the_same_bytes(config, monkeypatch)
 
 def test_one_shard_is_written_while_the_next_is_harvested(config, monkeypatch):
     monkeypatch.setattr(module, "chunk_sequences", lambda *a: 16)
-    monkeypatch.setattr(module, "SHARD_BYTES", 1)
+    monkeypatch.setattr(shards, "SHARD_BYTES", 1)
     write, chunk, harvested, met = Activations.write, Harvest.chunk, threading.Event(), []
 
     def slow(self, number, *shard):
@@ -229,16 +230,16 @@ def test_one_shard_is_written_while_the_next_is_harvested(config, monkeypatch):
 
 def test_a_full_disk_leaves_whole_shards(config, monkeypatch):
     monkeypatch.setattr(module, "chunk_sequences", lambda *a: 16)
-    monkeypatch.setattr(module, "SHARD_BYTES", 1)
-    save, calls = weights.save_file, []
+    monkeypatch.setattr(shards, "SHARD_BYTES", 1)
+    save, calls = activations.stream_tensors, []
 
-    def full(tensors, path):
+    def full(path, tensors):
         calls.append(path)
         if len(calls) == 2:
             raise OSError(errno.ENOSPC, "No space left on device")
-        save(tensors, path)
+        return save(path, tensors)
 
-    monkeypatch.setattr(weights, "save_file", full)
+    monkeypatch.setattr(activations, "stream_tensors", full)
     with pytest.raises(DiskFull, match="--resume"):
         collect(config, network=Own())
     assert len(Activations.open(config.out).manifest.shards) == 1

@@ -1,11 +1,12 @@
 """The command line: parse, call a workflow, print. Exit codes: 0 done, 2 bad input, 1 failed, 130 interrupted."""
 
 import json
-import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, NamedTuple
+
+from understudy.core.memory import keep_freed
 
 
 class Command(NamedTuple):
@@ -54,7 +55,8 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `understudy`; returns the exit code."""
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch: large tensors on huge pages, so that new ones cost less
+    if argv is None:
+        keep_freed()  # only a process of our own
     args = list(sys.argv[1:] if argv is None else argv)
     if not args or args[0] in ("-h", "--help", "help"):
         print(usage())

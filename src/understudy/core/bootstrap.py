@@ -181,10 +181,13 @@ class Bootstrap:
         return self.summarise(draws, "fraction", n)
 
 
+def student_t(freedom: float) -> float:
+    """The 97.5% point of Student's t; too low by at most 1% from 3 degrees of freedom on (Cornish-Fisher expansion)."""
+    z = NormalDist().inv_cdf(0.975)
+    t = z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+    return t + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * freedom**3)
+
+
 def _tail(n: int) -> float:
     """Tail probability whose percentile interval has a nominal 95% with n units (see Bootstrap)."""
-    z, df = NormalDist().inv_cdf(0.975), n - 1
-    # Cornish-Fisher expansion of Student's t: exact to 1% from 3 degrees of freedom; below, the tail is 0 either way.
-    t = z + (z**3 + z) / (4 * df) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * df**2)
-    t += (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * df**3)
-    return NormalDist().cdf(-sqrt(n / df) * t)
+    return NormalDist().cdf(-sqrt(n / (n - 1)) * student_t(n - 1))

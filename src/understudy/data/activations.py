@@ -7,7 +7,7 @@ back, or in blocks of neighbouring rows from all of them.
 
 import hashlib
 import mmap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +19,8 @@ from understudy.core.records.artifact import RunFolder
 from understudy.core.records.errors import BadActivations, BadFolder, BadWeights
 from understudy.core.records.metric import Record
 from understudy.core.site import Site
-from understudy.core.weights import load_tensors, save_tensors
+from understudy.core.stream import stream_tensors
+from understudy.core.weights import load_tensors
 
 FORMAT = "understudy activations 1"
 MANIFEST = "manifest.json"
@@ -74,6 +75,8 @@ class Activations:
     def __init__(self, folder: RunFolder, manifest: Manifest) -> None:
         self.folder, self.manifest = folder, manifest
         self._mapped: dict[int, dict[str, Tensor]] = {}
+        self._known: set[int] = set()
+        """Shards that were written here: what they hold is known."""
 
     @classmethod
     def open(cls, path: Path | str) -> "Activations":
@@ -113,16 +116,21 @@ class Activations:
     def path(self, number: int) -> Path:
         return self.folder.file(f"{number:06d}.safetensors")
 
-    def write(self, number: int, rows: dict[Site, Tensor], origin: Tensor, chunks: Sequence[int]) -> None:
-        """Shard `number`, then the manifest with it. origin: [rows, 2], sequence and position; chunks: rows of each.
-        Raises DiskFull."""
-        columns = dict(zip(ORIGIN, origin.to(torch.int32).T, strict=True))
-        tensors = {str(s): v.to(self.dtype) for s, v in rows.items()}
-        path = self.folder.write(self.path(number).name, lambda p: save_tensors(p, {**tensors, **columns}))
-        shard = Shard(chunks=tuple(chunks), bytes=path.stat().st_size, sha256=digest_of(path))
+    def write(
+        self, number: int, rows: Mapping[Site, Sequence[Tensor]], origin: Sequence[Tensor], chunks: Sequence[int]
+    ) -> None:
+        """Shard `number`, then the manifest with it. rows, origin: pieces, one after another; origin: [rows, 2],
+        sequence and position; chunks: rows of each. Raises DiskFull."""
+        tensors = {str(s): [v.to(self.dtype) for v in pieces] for s, pieces in rows.items()}
+        for i, name in enumerate(ORIGIN):
+            tensors[name] = [o[:, i].to(torch.int32) for o in origin]
+        digests: list[str] = []
+        path = self.folder.write(self.path(number).name, lambda p: digests.append(stream_tensors(p, tensors)))
+        shard = Shard(chunks=tuple(chunks), bytes=path.stat().st_size, sha256=digests[0])
         shards = (*self.manifest.shards[:number], shard, *self.manifest.shards[number + 1 :])
         self.manifest = self.manifest.model_copy(update={"shards": shards})
         self.folder.write_json(MANIFEST, self.manifest.model_dump(mode="json"))
+        self._known.add(number)
 
     def check_size(self, number: int) -> None:
         """Raises BadActivations."""
@@ -133,11 +141,12 @@ class Activations:
             raise BadActivations(f"{path} {what}: it was cut short or changed. Write it again: {self.how_to_continue}")
 
     def shard(self, number: int) -> dict[str, Tensor]:
-        """Tensors by name, mapped. Its digest is checked when it is first read. Raises BadActivations."""
+        """Tensors by name, mapped. Its digest is checked when it is first read, if it is not from here. Raises
+        BadActivations."""
         if number not in self._mapped:
             self.check_size(number)
             path, shard = self.path(number), self.manifest.shards[number]
-            if digest_of(path) != shard.sha256:
+            if number not in self._known and digest_of(path) != shard.sha256:
                 raise BadActivations(f"{path} was changed after it was written. Write it again: {self.how_to_continue}")
             try:
                 found = load_tensors(path, mapped=True)

@@ -2,31 +2,33 @@
 
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt
+from torch import Tensor
 
 from understudy.core.candidates import NARROW, Searched, largest_of_candidates
+from understudy.core.memory import give_back
 from understudy.core.records.config import Config
 from understudy.core.records.errors import BadInput
 from understudy.core.records.progress import SILENT, Progress
 from understudy.workflows._benching.machine import check_out, keep, machine
 from understudy.workflows._benching.memory import forget_peak, peak_mib, resident_mib
 from understudy.workflows._benching.quiet import Watch
+from understudy.workflows._benching.ratio import LEAST, WIDE, Ratio, Turns, in_turns
 from understudy.workflows._benching.step_ours import Ours, Shape
-from understudy.workflows._benching.step_peers import LIBRARIES, Peer, pythons
+from understudy.workflows._benching.step_peers import LIBRARIES, Peer, PeerEnded, pythons
 from understudy.workflows._benching.stopwatch import Stopwatch
 
-WARM_UP = 2
+WARM_UP = 3
 """Steps before anything is timed."""
-COMPARED = 3
+COMPARED = 4
 """Timed steps after which FVU is given: as many are taken at every speed."""
-SECONDS = 10.0
-"""Of timed steps, after which no further turn begins."""
-MIN_RATE = 0.8
-"""Of the floor: slowest over fastest in a row that something is concluded from."""
+PEER_WARM_UP_S = 20.0
+"""Seconds of a peer's untimed steps after which no more are taken."""
 
 
 class BenchStepConfig(Config):
@@ -36,12 +38,16 @@ class BenchStepConfig(Config):
     """Width x latents x latents kept x places a step, separated by commas."""
     search: str = "fp32,bf16,int8"
     """How the k largest are found: fp32, bf16, int8 or several of them."""
-    repeats: PositiveInt = 7
-    """Timed turns of a floor and a step; fewer, but at least 3, where the steps take longer than 10 s together."""
+    repeats: Annotated[int, Field(ge=LEAST)] = 7
+    """Timed turns of a floor and a step, at least."""
+    seconds: NonNegativeFloat = 40.0
+    """More turns are taken until a ratio's interval is within 5% of it, or the steps have taken so long."""
     peers: bool = False
     """Time other libraries too: those in `peers_folder`, or the python that UNDERSTUDY_PEERS names."""
     peers_folder: Path = Path("benchmarks/peers")
     """An environment for each, as `make bench-peers` makes them."""
+    peers_keep_memory: bool = False
+    """Give the other libraries the settings for memory that `understudy` gives itself; else they run as they come."""
     threads: NonNegativeInt = 0
     """Of torch; 0: as many as there are."""
     out: Path | None = None
@@ -96,22 +102,32 @@ def _row(shape: Shape, search: str, config: BenchStepConfig, watch: Watch, progr
     """Our step beside its floor, in turns."""
     progress.say(f"{'x'.join(map(str, shape))} {search}: our step")
     watch.look()
+    give_back()
     forget_peak()
     empty = resident_mib()
     ours = Ours(shape, search)
     for _ in range(WARM_UP):
         ours.step(ours.next())
     peak = peak_mib()
-    floor, step, fvu = _turns(ours, config.repeats)
-    parts = _parts(ours, min(2, config.repeats))
+    fvus: list[float] = []
+
+    def step() -> float:
+        rows = ours.next()
+        start = time.perf_counter()
+        terms = ours.step(rows)
+        seconds = time.perf_counter() - start
+        fvus.append(float(terms["fvu"]))
+        return seconds
+
+    x, W, _ = ours.encoder(ours.next())
+    turns = in_turns(_floor(x, W), step, config.repeats, config.seconds)
+    parts = _parts(ours, 2)
     row: dict[str, Any] = {
-        "shape": shape._asdict(), "dtype": search, "ours_s": statistics.median(step),
-        "floor_s": statistics.median(floor), "ratio_floor": _ratio(step, floor),
-        "ratio_floor_each": [round(s / f, 3) for s, f in zip(step, floor, strict=True)],
-        "floor_gflops": [round(2 * shape.batch * shape.d * shape.n / f / 1e9, 1) for f in floor],
+        "shape": shape._asdict(), "dtype": search, "ours_s": statistics.median(turns.step), **_floors(turns),
+        "floor_gflops": [round(2 * shape.batch * shape.d * shape.n / f / 1e9, 1) for f in turns.floor],
         "peak_mib": None if peak is None or empty is None else peak - empty,
-        "parameters_and_optimiser_mib": 3 * _parameters_mib(ours), "fvu": fvu,
-        "steps": WARM_UP + min(COMPARED, len(step)), "parts": {k: v / min(floor) for k, v in parts.items()},
+        "parameters_and_optimiser_mib": 3 * _parameters_mib(ours), "fvu": fvus[COMPARED - 1],
+        "steps": WARM_UP + COMPARED, "parts": {k: v / min(turns.floor) for k, v in parts.items()},
         "peers_s": {}, "ratio_fastest_peer": None,
     }  # fmt: skip
     if search in NARROW:
@@ -122,26 +138,26 @@ def _row(shape: Shape, search: str, config: BenchStepConfig, watch: Watch, progr
     return row
 
 
-def _turns(ours: Ours, repeats: int) -> tuple[list[float], list[float], float]:
-    """Seconds of the floor and of the step, in turns; and the FVU of the step after which rows are compared."""
-    x, W, _ = ours.encoder(ours.next())
+def _floor(x: Tensor, W: Tensor) -> Callable[[], float]:
+    """Times one fp32 product of the encoder, into memory that is held already."""
     product = torch.mm(x, W.T)
-    floor, step, fvu = [], [], 0.0
-    while len(step) < min(COMPARED, repeats) or (len(step) < repeats and sum(step) < SECONDS):
+
+    def once() -> float:
         start = time.perf_counter()
         torch.mm(x, W.T, out=product)
-        floor.append(time.perf_counter() - start)
-        rows = ours.next()
-        start = time.perf_counter()
-        terms = ours.step(rows)
-        step.append(time.perf_counter() - start)
-        fvu = float(terms["fvu"]) if len(step) <= COMPARED else fvu
-    return floor, step, fvu
+        return time.perf_counter() - start
+
+    return once
 
 
-def _ratio(step: list[float], floor: list[float]) -> float:
-    """Median over turns: what slows both down cancels."""
-    return statistics.median(s / f for s, f in zip(step, floor, strict=True))
+def _floors(turns: Turns) -> dict[str, Any]:
+    """A step in floors, for the record."""
+    each = [round(s / f, 3) for s, f in zip(turns.step, turns.floor, strict=True)]
+    found = turns.ratio
+    return {
+        "floor_s": statistics.median(turns.floor), "ratio_floor": found.value,
+        "ratio_floor_interval": found.interval, "ratio_floor_each": each,
+    }  # fmt: skip
 
 
 def _parts(ours: Ours, repeats: int) -> dict[str, float]:
@@ -163,45 +179,56 @@ def _add_peers(rows: list[dict[str, Any]], config: BenchStepConfig, watch: Watch
     """Each library's step in turns with the floor of its shape; one library is in memory at a time."""
     shape = Shape(**rows[0]["shape"])
     found: dict[str, Any] = {}
+    give_back()
     for library in LIBRARIES:
         progress.say(f"{'x'.join(map(str, shape))}: {library}")
         watch.look()
-        with Peer(library, pythons(config.peers_folder)[library], shape) as peer:
-            found[library] = _beside(peer, shape)
+        python = pythons(config.peers_folder)[library]
+        with Peer(library, python, shape, keeps_memory=config.peers_keep_memory) as peer:
+            found[library] = _beside(peer, shape, config)
     for row in rows:
         row["peers_s"] = {k: v.get("seconds", v.get("not_measured")) for k, v in found.items()}
         row["peers"] = found
-        ratios = {k: v["ratio_floor"] / row["ratio_floor"] for k, v in found.items() if "ratio_floor" in v}
-        row["ratio_peers"] = ratios
-        row["ratio_fastest_peer"] = min(ratios.values(), default=None)
+        ratios = {k: _again(v).over(_again(row)) for k, v in found.items() if "ratio_floor" in v}
+        row["ratio_peers"] = {k: r.value for k, r in ratios.items()}
+        row["ratio_peers_interval"] = {k: r.interval for k, r in ratios.items()}
+        row["ratio_fastest_peer"] = min(row["ratio_peers"].values(), default=None)
 
 
-def _beside(peer: Peer, shape: Shape) -> dict[str, Any]:
-    """Seconds of the peer's step, and in floors timed before each: up to 4 steps, but one where it takes 15 s."""
+def _again(found: dict[str, Any]) -> Ratio:
+    """Of a step that was timed, from its turns."""
+    each = found["ratio_floor_each"]
+    return Ratio.of(each, [1.0] * len(each))
+
+
+def _beside(peer: Peer, shape: Shape, config: BenchStepConfig) -> dict[str, Any]:
+    """Seconds of the peer's step, and in floors."""
     if peer.reason:
         return {"not_measured": peer.reason}
-    x, W = torch.randn(shape.batch, shape.d), torch.randn(shape.n, shape.d)
-    product = torch.mm(x, W.T)
-    floor, step = [], []
-    while not step or (len(step) < 2 and sum(step) < 15) or (len(step) < 4 and sum(step) < 5):
-        start = time.perf_counter()
-        torch.mm(x, W.T, out=product)
-        floor.append(time.perf_counter() - start)
-        step.append(peer.step())
-        if peer.reason:
-            return {"not_measured": peer.reason}
+    warm = [peer.step()]
+    while len(warm) < WARM_UP and sum(warm) < PEER_WARM_UP_S and not peer.reason:
+        warm.append(peer.step())
+    if peer.reason:
+        return {"not_measured": peer.reason}
+    floor = _floor(torch.randn(shape.batch, shape.d), torch.randn(shape.n, shape.d))
+    try:
+        turns = in_turns(floor, peer.timed_step, LEAST, config.seconds)
+    except PeerEnded:
+        return {"not_measured": peer.reason}
     return {
-        "seconds": statistics.median(step), "ratio_floor": _ratio(step, floor), "steps": len(step),
+        "seconds": statistics.median(turns.step), **_floors(turns), "steps": len(turns.step),
         "peak_mib": peer.extra_mib,
     }  # fmt: skip
 
 
 def _complaints(watch: Watch, rows: list[dict[str, Any]]) -> list[str]:
     """Why nothing can be concluded."""
-    out = [watch.seen.complaint] if watch.seen.complaint else []
+    out = [watch.seen.others] if watch.seen.others else []
     for row in rows:
-        low, high = min(row["floor_gflops"]), max(row["floor_gflops"])
-        if low < MIN_RATE * high:
-            shape = "x".join(str(v) for v in row["shape"].values())
-            out.append(f"the floor of {shape} ran at {low:.0f} to {high:.0f} GFLOP/s")
-    return out
+        shape = "x".join(str(v) for v in row["shape"].values())
+        timed = {f"{shape} {row['dtype']}": row} | {f"{shape} {k}": v for k, v in row.get("peers", {}).items()}
+        for name, found in timed.items():
+            if "ratio_floor" in found and not _again(found).within(WIDE):
+                low, high = found["ratio_floor_interval"]
+                out.append(f"{name} took {low:.2f} to {high:.2f} floors in {len(found['ratio_floor_each'])} turns")
+    return list(dict.fromkeys(out))

@@ -1,13 +1,11 @@
 """`collect`: write a network's activations to disk once, for `train --activations` to read as often as wanted."""
 
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal
 
 import torch
 from pydantic import NonNegativeInt, PositiveInt
-from torch import Tensor
 
 from understudy.core.network import Network
 from understudy.core.records.artifact import RunFolder
@@ -15,7 +13,6 @@ from understudy.core.records.config import Config
 from understudy.core.records.errors import BadActivations, BadFolder, BadInput
 from understudy.core.records.metric import Measured, exact
 from understudy.core.records.progress import SILENT, Progress
-from understudy.core.site import Site
 from understudy.data import ORIGIN, Activations, Manifest
 from understudy.networks import open_network
 from understudy.workflows._data import open_sequences
@@ -23,10 +20,9 @@ from understudy.workflows._runs import fingerprint
 from understudy.workflows._training.build import plan
 from understudy.workflows._training.harvest import Harvest
 from understudy.workflows._training.interrupt import Interrupt
+from understudy.workflows._training.shards import Writer, make_shard
 from understudy.workflows.train import Count, chunk_sequences
 
-SHARD_BYTES = 250_000_000
-"""Chunks go to a shard while this holds another; one alone has at most 256 MiB."""
 MIXED = 2048
 """Rows of the batches whose mixing is looked at: what a step of training takes unless told otherwise."""
 
@@ -74,19 +70,24 @@ def collect(config: CollectConfig, progress: Progress = SILENT, network: Network
     with folder.locked("collecting"):
         sequences = open_sequences(network, config.data, "train", config.context, 2 * config.tokens, config.skip_first)
         harvest = Harvest(network, sequences, sites, config.seed, chunk_sequences(network, sequences, sites))
-        manifest = Manifest(
-            network=network.name, weights=fingerprint(network), data=config.data, split="train",
-            context=config.context, skip_first=config.skip_first, n_sequences=len(sequences),
-            chunk_sequences=harvest.chunk_sequences, seed=config.seed, dtype=config.dtype,
-            sites={str(s): network.width(s) for s in sites},
-        )  # fmt: skip
+        manifest = manifest_of(config, harvest)
         stored = _stored(folder, manifest)
         progress.say(f"collecting {len(sites)} sites; shards go to {folder.path}")
         with nullcontext() if config.resume else folder.starting(config.to_yaml()):
             if not stored.manifest.shards:
-                stored.write(0, *_shard(harvest, stored.dtype, 0, None, config.tokens))
+                stored.write(0, *make_shard(harvest, stored.dtype, 0, None, config.tokens))
         _collect(config, harvest, stored, progress)
     return _found(stored)
+
+
+def manifest_of(config: CollectConfig, harvest: Harvest) -> Manifest:
+    """What a folder of these activations says of itself, without shards yet."""
+    network = harvest.network
+    return Manifest(
+        network=network.name, weights=fingerprint(network), data=config.data, split="train", context=config.context,
+        skip_first=config.skip_first, n_sequences=len(harvest.sequences), chunk_sequences=harvest.chunk_sequences,
+        seed=config.seed, dtype=config.dtype, sites={str(s): network.width(s) for s in harvest.sites},
+    )  # fmt: skip
 
 
 def _folder(config: CollectConfig) -> tuple[RunFolder, CollectConfig]:
@@ -129,12 +130,12 @@ def _collect(config: CollectConfig, harvest: Harvest, stored: Activations, progr
     with (
         progress.task("collecting", config.tokens, "places") as task,
         Interrupt() as interrupt,
-        _Writer(stored) as writer,
+        Writer(stored) as writer,
     ):
         while rows < config.tokens:
             there = stored.manifest.shards[number] if number < len(stored.manifest.shards) else None
             if there is None or not _is_whole(stored, number):
-                made = _shard(harvest, stored.dtype, chunks, there and len(there.chunks), config.tokens - rows)
+                made = make_shard(harvest, stored.dtype, chunks, there and len(there.chunks), config.tokens - rows)
                 rows, chunks = rows + sum(made.chunks), chunks + len(made.chunks)
                 writer.write(number, made)
                 del made  # else it stays in memory while the next is harvested
@@ -148,66 +149,12 @@ def _collect(config: CollectConfig, harvest: Harvest, stored: Activations, progr
                 raise KeyboardInterrupt
 
 
-class _Shard(NamedTuple):
-    rows: dict[Site, Tensor]
-    origin: Tensor
-    """[rows, 2]: sequence and position."""
-    chunks: list[int]
-    """Rows of each chunk."""
-
-
-class _Writer:
-    """Writes a shard while the next is harvested. What goes wrong is raised when the next is given, or at the end,
-    which waits for it: a folder is never left with somebody writing to it."""
-
-    def __init__(self, stored: Activations) -> None:
-        self.stored, self._pool = stored, ThreadPoolExecutor(1)
-        self._last: Future[None] | None = None
-
-    def write(self, number: int, shard: _Shard) -> None:
-        self.wait()
-        self._last = self._pool.submit(self.stored.write, number, *shard)
-
-    def wait(self) -> None:
-        if self._last is not None:
-            last, self._last = self._last, None
-            last.result()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._pool.shutdown()
-        self.wait()
-
-
 def _is_whole(stored: Activations, number: int) -> bool:
     try:
         stored.shard(number)
     except BadActivations:
         return False
     return True
-
-
-def _shard(harvest: Harvest, dtype: torch.dtype, first: int, known: int | None, wanted: int) -> _Shard:
-    """Chunks from the `first` on in the order in which training would be served them, as many as the shard had where
-    that is known, else until there are enough."""
-    parts, origins, size, n = [], [], 0, 0
-
-    def goes_on() -> bool:
-        if known or not parts:
-            return len(parts) < (known or 1)
-        return n < wanted and size + size // len(parts) <= SHARD_BYTES
-
-    while goes_on():
-        rows = harvest.chunk(first + len(parts))
-        order = harvest.order(first + len(parts), harvest.n_rows)
-        parts.append({s: v[order.to(v.device)].to("cpu", dtype) for s, v in rows.items()})
-        origins.append(harvest.origin[order])
-        size += sum(v.nbytes for v in parts[-1].values())
-        n += harvest.n_rows
-    joined = parts[0] if len(parts) == 1 else {s: torch.cat([part[s] for part in parts]) for s in harvest.sites}
-    return _Shard(joined, torch.cat(origins), [len(o) for o in origins])
 
 
 def _found(stored: Activations) -> dict[str, Any]:

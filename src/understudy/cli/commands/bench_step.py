@@ -30,20 +30,32 @@ def _shape(row: dict[str, Any]) -> str:
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:
-    table = Table("shape", "search", box=None, header_style="bold", pad_edge=False)
-    for name in ("step, s", "floor, s", "in floors", "peak, MiB", "fvu", "fastest peer"):
+    table = _empty("shape", "search")
+    for name in ("step, s", "floor, s", "in floors", "MiB", "fvu", "fastest peer"):
         table.add_column(name, justify="right")
     for r in rows:
         peak = "-" if r["peak_mib"] is None else f"{r['peak_mib']:.0f}"
         peer = "-" if r["ratio_fastest_peer"] is None else f"{r['ratio_fastest_peer']:.1f} x"
-        figures = [f"{r['ours_s']:.3f}", f"{r['floor_s']:.3f}", f"{r['ratio_floor']:.2f}", peak, f"{r['fvu']:.4f}"]
-        table.add_row(_shape(r), r["dtype"], *figures, peer)
+        seconds = [f"{r['ours_s']:.3f}", f"{r['floor_s']:.3f}"]
+        table.add_row(_shape(r), r["dtype"], *seconds, _floors(r), peak, f"{r['fvu']:.4f}", peer)
     return table
+
+
+def _empty(*names: str) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in names:
+        table.add_column(name, no_wrap=True)
+    return table
+
+
+def _floors(timed: dict[str, Any]) -> str:
+    low, high = timed["ratio_floor_interval"]
+    return f"{timed['ratio_floor']:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def _parts(rows: list[dict[str, Any]]) -> Table:
     names = list(dict.fromkeys(part for r in rows for part in r["parts"] if part != "rest"))
-    table = Table("in floors", "search", box=None, header_style="bold", pad_edge=False)
+    table = _empty("in floors", "search")
     for name in (*names, "rest"):
         table.add_column(name, justify="right")
     for r in rows:
@@ -53,15 +65,19 @@ def _parts(rows: list[dict[str, Any]]) -> Table:
 
 
 def _peers(rows: list[dict[str, Any]]) -> list[Any]:
-    table = Table("peer at", "library", box=None, header_style="bold", pad_edge=False)
-    for name in ("step, s", "in floors", "peak, MiB", "ours is faster by (fp32)"):
+    table = _empty("peer at", "library")
+    searches = list(dict.fromkeys(r["dtype"] for r in rows))
+    for name in ("step, s", "in floors", "MiB", *(f"over {search}" for search in searches)):
         table.add_column(name, justify="right")
-    for r in (r for r in rows if r.get("peers") and r["dtype"] == "fp32"):
-        for library, p in r["peers"].items():
+    by_shape: dict[str, list[dict[str, Any]]] = {}
+    for r in rows:
+        by_shape.setdefault(_shape(r), []).append(r)
+    for shape, of_shape in by_shape.items():
+        for library, p in (of_shape[0].get("peers") or {}).items():
             if "not_measured" in p:
-                table.add_row(_shape(r), library, p["not_measured"], "", "", "")
-            else:
-                peak = "-" if p["peak_mib"] is None else f"{p['peak_mib']:.0f}"
-                shown = (f"{p['seconds']:.3f}", f"{p['ratio_floor']:.2f}", peak, f"{r['ratio_peers'][library]:.1f} x")
-                table.add_row(_shape(r), library, *shown)
+                table.add_row(shape, library, p["not_measured"])
+                continue
+            peak = "-" if p["peak_mib"] is None else f"{p['peak_mib']:.0f}"
+            over = [f"{r['ratio_peers'][library]:.1f} x" for r in of_shape]
+            table.add_row(shape, library, f"{p['seconds']:.3f}", _floors(p), peak, *over)
     return ["", table] if table.row_count else []

@@ -5,6 +5,7 @@ import os
 import platform
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -33,6 +34,14 @@ def check_out(out: Path | None) -> None:
             out.open("a").close()
     except OSError as error:
         raise BadInput(f"--out {out} cannot be written: {error.strerror}. Name another file.") from None
+
+
+def check_folder(folder: Path) -> None:
+    """Raises BadInput for one that nothing can be written to."""
+    try:
+        TemporaryDirectory(dir=folder).cleanup()
+    except OSError as error:
+        raise BadInput(f"--folder {folder} cannot be written to: {error.strerror}. Name another.") from None
 
 
 def keep(found: dict[str, Any], out: Path | None) -> dict[str, Any]:

@@ -3,9 +3,12 @@
 import json
 import os
 import subprocess
+from collections.abc import Collection
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+from understudy.core.memory import SAME
 
 NOT_INSTALLED = "not installed: `make bench-peers`, or UNDERSTUDY_PEERS=/path/to/python"
 
@@ -13,13 +16,15 @@ NOT_INSTALLED = "not installed: `make bench-peers`, or UNDERSTUDY_PEERS=/path/to
 class PeerProcess:
     """Started once; it answers each line with one of JSON, and is killed at the end of the block."""
 
-    def __init__(self) -> None:
+    def __init__(self, keeps_memory: bool = False) -> None:
+        """keeps_memory: with this command line's settings for memory, else with none of them."""
         self._process: subprocess.Popen[str] | None = None
+        self._settings = SAME if keeps_memory else {}
 
     def _start(self, python: Path, script: Path) -> None:
         self._process = subprocess.Popen(
             [str(python), "-W", "ignore", str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL, text=True, env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
+            stderr=subprocess.DEVNULL, text=True, env=_without(("PYTHONPATH", *SAME)) | self._settings,
         )  # fmt: skip
 
     def _ask(self, line: str) -> dict[str, Any]:
@@ -41,3 +46,7 @@ class PeerProcess:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
+
+
+def _without(names: Collection[str]) -> dict[str, str]:
+    return {k: v for k, v in os.environ.items() if k not in names}

@@ -23,10 +23,15 @@ class Quiet(Record):
     """Rate of one encoder product, [2048, 192] x [192, 4096] on one thread, before each round and after the last."""
 
     @property
+    def others(self) -> str:
+        """Why nothing can be concluded even where things are timed in turns; empty where nobody else worked."""
+        return f"other work used {self.busy_cores:.1f} cores" if self.busy_cores > BUSY else ""
+
+    @property
     def complaint(self) -> str:
         """Why nothing can be concluded; empty where the machine was quiet."""
-        if self.busy_cores > BUSY:
-            return f"other work used {self.busy_cores:.1f} cores"
+        if self.others:
+            return self.others
         if min(self.encoder_gflops) < SPREAD * max(self.encoder_gflops):
             low, high = min(self.encoder_gflops), max(self.encoder_gflops)
             return f"one product ran at {low:.0f} to {high:.0f} GFLOP/s"

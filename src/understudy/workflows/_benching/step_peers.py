@@ -25,14 +25,18 @@ def pythons(folder: Path | None) -> dict[str, Path | None]:
     return found
 
 
+class PeerEnded(Exception):
+    """Its process ended within a step."""
+
+
 class Peer(PeerProcess):
     """A library's step at one shape. `reason` says why it cannot run; else `step()` times one.
 
     extra_mib: the most memory it held, less what it held once torch was loaded.
     """
 
-    def __init__(self, library: str, python: Path | None, shape: Shape) -> None:
-        super().__init__()
+    def __init__(self, library: str, python: Path | None, shape: Shape, keeps_memory: bool = False) -> None:
+        super().__init__(keeps_memory)
         self.reason = ""
         self.extra_mib: float | None = None
         if python is None:
@@ -52,3 +56,10 @@ class Peer(PeerProcess):
             return float("nan")
         self.extra_mib = found["peak_mib"] - self._empty_mib
         return found["seconds"]
+
+    def timed_step(self) -> float:
+        """The same. Raises PeerEnded."""
+        seconds = self.step()
+        if self.reason:
+            raise PeerEnded
+        return seconds
