@@ -6,10 +6,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from understudy.core import candidates as module
+from understudy.core import narrow as module
 from understudy.core import top as tops
-from understudy.core.candidates import NARROW, InBf16, Searched, largest_of_candidates
+from understudy.core.candidates import Searched, above_of_candidates, largest_of_candidates
 from understudy.core.latents import LinearPre
+from understudy.core.narrow import NARROW, InBf16
 from understudy.core.records.errors import BadInput, Imprecise
 from understudy.core.top import largest
 
@@ -81,7 +82,7 @@ def test_no_true_latent_escapes(bits, seed, spread, bias, k, n, scale):
 def test_the_error_bound_holds_for_every_product(bits, seed, spread, scale):
     x, W, b = encoder(n=640, seed=seed, spread=spread)
     W = scale * W
-    row, latent, product, bound, out = NARROW[bits](W, b, 80, 1.0).candidates(x, 80)
+    row, latent, product, bound, out = NARROW[bits](W, b, 80, 1.0).largest(x, 80)
     exact = (x.double() @ W.double().T + b.double())[row, latent]
     assert len(row) >= 80 * int((~out).sum()) > 0
     assert bool(((exact - product).abs() <= bound).all())
@@ -95,7 +96,7 @@ def test_a_candidate_is_what_the_bound_says(bits, at):
     product and its bound reach the k-th of the blocks' largest less theirs."""
     x, W, b = encoder(n=4096, d=256, rows=6, spread=0.3)
     narrow = NARROW[bits](W, b, at, float(x.square().mean().sqrt()))
-    row, latent, _, bound, out = narrow.candidates(x, at)
+    row, latent, _, bound, out = narrow.largest(x, at)
     assert not bool(out.any())
     named = torch.zeros(6, 4096, dtype=torch.bool)
     named[row, latent] = True
@@ -143,8 +144,110 @@ def test_few_candidates_are_ranked_where_products_differ(bits):
     found = ids_of(largest_of_candidates(x, W, b, 16, bits, searched), 100)
     assert torch.equal(found, truth(x, W, b, 16)[0])
     assert searched.rows == 100
-    assert searched.whole_rows == 0
-    assert 16 * 100 <= searched.candidates < {"bf16": 2, "int8": 6}[bits] * 16 * 100
+    assert searched.whole_rows <= 1
+    assert 16 * 99 <= searched.candidates < {"bf16": 2, "int8": 6}[bits] * 16 * 100
+
+
+# -- those above a threshold -------------------------------------------------------------------------------------------
+
+
+@BITS
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(0, 10**6), st.sampled_from([0.0, 0.5, 2.0]), st.sampled_from([0.0, 0.1, 30.0]),
+    st.sampled_from([7, 300, 1000, 1031]), st.sampled_from([1.0, 1e-4, 1e4]), st.sampled_from([0.5, 0.9, 0.99, 1.0]),
+    st.sampled_from([0.0, 0.5]),
+)  # fmt: skip
+def test_nothing_above_its_threshold_escapes(bits, seed, spread, bias, n, scale, quantile, apart):
+    """The same latents, row for row, as arithmetic in fp64 finds wherever fp32 could tell; `apart`: how far thresholds
+    of latents differ."""
+    x, W, b = encoder(n=n, seed=seed, spread=spread, bias=bias)
+    x = scale * x
+    exact = x.double() @ W.double().T + b.double()
+    g = torch.Generator().manual_seed(seed)
+    theta = (exact.quantile(quantile) * (1 + apart * torch.randn(n, generator=g).double())).float()
+    found = above_of_candidates(x, W, b, theta, bits)
+    row = torch.arange(len(x)).repeat_interleave(found.counts)
+    named = torch.zeros(len(x), n, dtype=torch.bool)
+    named[row, found.ids] = True
+    assert int(named.sum()) == len(found.ids), "each once"
+    size = x.norm(dim=1).double()[:, None] * W.norm(dim=1).double() + b.double().abs()
+    certain = (exact - theta).abs() > 1e-5 * (size + theta.abs())
+    assert torch.equal(named[certain], (exact > theta)[certain])
+    torch.testing.assert_close(found.values.double(), exact[row, found.ids], rtol=1e-4, atol=1e-5 * float(size.max()))
+
+
+@BITS
+def test_values_and_gradients_above_are_those_of_fp32(bits):
+    x, W, b = encoder(n=4096, d=64, rows=100)
+    theta = 2.5 + 0.2 * torch.randn(4096, generator=torch.Generator().manual_seed(1))
+    for given_theta in (theta, 2.5):
+        found = []
+        for search in ("fp32", bits):
+            leaves = [t.clone().requires_grad_() for t in (x, W, b)]
+            z = LinearPre(leaves[0], leaves[1], leaves[2], search).above(given_theta)
+            z.values.square().sum().backward()
+            found.append([z.dense(), *(t.grad for t in leaves)])
+        assert 500 < int((found[0][0] != 0).sum()) < 40000
+        for a, c in zip(*found):
+            torch.testing.assert_close(a, c, rtol=1e-5, atol=1e-5)
+
+
+@BITS
+def test_few_are_looked_at_where_few_are_above(bits):
+    x, W, b = encoder(n=4096, d=256, rows=100)
+    searched, theta = Searched(), torch.full((4096,), 2.7)
+    found = above_of_candidates(x, W, b, theta, bits, searched)
+    assert len(found.ids) <= searched.candidates < 2.5 * len(found.ids)
+    assert (searched.rows, searched.whole_rows) == (100, 0)
+
+
+@BITS
+def test_where_most_is_above_fp32_does_it_all(bits, monkeypatch):
+    monkeypatch.setattr(tops, "CHUNK_BYTES", 10 * 4096 * 4)
+    x, W, b = encoder(n=4096, d=64)
+    searched = Searched()
+    found = above_of_candidates(x, W, b, torch.zeros(4096), bits, searched)
+    assert int((x @ W.T + b > 0).sum()) == pytest.approx(len(found.ids), abs=2)
+    assert (searched.rows, searched.whole_rows) == (searched.rows, searched.rows)
+    assert searched.rows < 40, "later chunks are not tried"
+
+
+@BITS
+def test_some_rows_in_fp32_stand_where_they_belong(bits):
+    x, W, b = encoder(n=4096, d=64)
+    x[[3, 17]] *= 100
+    searched, theta = Searched(), torch.full((4096,), 2.7)
+    found = above_of_candidates(x, W, b, theta, bits, searched)
+    assert searched.whole_rows == 2
+    product = x @ W.T + b
+    assert found.counts.tolist() == (product > theta).sum(1).tolist()
+    row = torch.arange(40).repeat_interleave(found.counts)
+    torch.testing.assert_close(found.values, product[row, found.ids], rtol=1e-5, atol=1e-5)
+
+
+@BITS
+def test_nan_hides_nothing_that_is_above(bits):
+    """In a row it is above nothing, as in fp32; in a latent it must not hide the others of its block."""
+    x, W, b = encoder(n=4096, d=64)
+    x[3, 0] = torch.nan
+    W[7, 1] = torch.nan
+    theta = torch.full((4096,), 2.5)
+    found = above_of_candidates(x, W, b, theta, bits)
+    assert found.counts.tolist() == (x @ W.T + b > theta).sum(1).tolist()
+    assert int(found.counts.sum()) > 0
+
+
+@BITS
+def test_a_processor_that_rounds_more_coarsely_is_found_out_above_too(bits, monkeypatch):
+    x, W, b = encoder(n=4096, d=256)
+    right = NARROW[bits].multiply
+    monkeypatch.setattr(NARROW[bits], "multiply", lambda *given: (1.1 * right(*given)).to(given[2].dtype))
+    with pytest.raises(Imprecise, match=f"a product in {bits} .*--search fp32"):
+        above_of_candidates(x, W, b, torch.full((4096,), 2.7), bits)
+
+
+# -- in both -----------------------------------------------------------------------------------------------------------
 
 
 def test_values_and_gradients_are_those_of_fp32():
@@ -194,6 +297,20 @@ def test_a_torch_without_int8_products_says_so(monkeypatch):
     module.int8_is_exact.cache_clear()
 
 
+def test_a_processor_multiplies_int8_only_where_it_says_so_and_does(monkeypatch):
+    name = "_is_avx512_vnni_supported" if hasattr(torch.cpu, "_is_avx512_vnni_supported") else "_is_vnni_supported"
+    for says, exact, expected in ((True, True, True), (False, True, False), (True, False, False)):
+        module.multiplies_int8.cache_clear()
+        module.int8_is_exact.cache_clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.cpu, name, lambda says=says: says, raising=False)
+            if not exact:
+                patch.delattr(torch, "_int_mm")
+            assert module.multiplies_int8() is expected
+    module.multiplies_int8.cache_clear()
+    module.int8_is_exact.cache_clear()
+
+
 def test_int8_is_refused_on_a_gpu():
     with pytest.raises(BadInput, match=r"--search int8 is for processors.*--search bf16"):
         NARROW["int8"](torch.empty(8, 4, device="meta"), torch.empty(8, device="meta"), 2, 1.0)
@@ -204,7 +321,7 @@ def test_rows_that_few_bits_say_nothing_about_take_no_memory(bits):
     """Every latent can be among the k largest: none is gathered, and fp32 decides."""
     x, W, b = torch.ones(3, 8), torch.ones(4096, 8), torch.zeros(4096)
     W[100:105] += 1e-4
-    *found, out = NARROW[bits](W, b, 5, 1.0).candidates(x, 5)
+    *found, out = NARROW[bits](W, b, 5, 1.0).largest(x, 5)
     assert all(len(part) == 0 for part in found)
     assert out.tolist() == [True] * 3
     searched = Searched()
@@ -296,5 +413,5 @@ def test_the_product_of_candidates_is_taken_there(monkeypatch):
     product = torch.mm
     monkeypatch.setattr(module, "sums_in_fp32", noted)
     monkeypatch.setattr(torch, "mm", mm)
-    InBf16(W, b, 4, 1.0).candidates(x, 4)
+    InBf16(W, b, 4, 1.0).largest(x, 4)
     assert within == [x.device, "done"]

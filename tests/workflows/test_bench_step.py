@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from understudy.cli.main import main
-from understudy.core.candidates import InBf16, InInt8, Narrow
+from understudy.core.narrow import InBf16, InInt8, Narrow
 from understudy.core.pattern import Pattern
 from understudy.core.records.errors import BadInput
 from understudy.workflows import bench_step as module

@@ -24,7 +24,9 @@ from understudy.sparsity import Threshold
 from understudy.workflows import train as training
 from understudy.workflows._runs import from_spec, load_groups, save_groups, save_weights
 from understudy.workflows._training import finish as finishing
+from understudy.workflows._training import searching
 from understudy.workflows._training.harvest import Harvest
+from understudy.workflows._training.searching import search_of
 from understudy.workflows.evaluate import open_run
 from understudy.workflows.train import TrainConfig, train
 
@@ -348,25 +350,52 @@ def test_a_description_that_does_not_fit_the_weights_is_refused(tmp_path):
         load_groups(folder)
 
 
-def test_candidates_in_few_bits_train_the_same_and_are_used(small, monkeypatch):
+@pytest.mark.parametrize(("rule", "finds"), [
+    ("topk", "largest_of_candidates"), ("batch_topk", "above_of_candidates"), ("jumprelu", "above_of_candidates"),
+])  # fmt: skip
+def test_candidates_in_few_bits_train_the_same_and_are_used(small, monkeypatch, rule, finds):
     from understudy.core import latents
 
-    calls, find = [], latents.largest_of_candidates
-    monkeypatch.setattr(latents, "largest_of_candidates", lambda *a: calls.append(a[4]) or find(*a))
+    calls, find = [], getattr(latents, finds)
+    monkeypatch.setattr(latents, finds, lambda *a: calls.append(a[4]) or find(*a))
     fvu = {}
     for search in ("fp32", "bf16", "int8"):
         calls.clear()
-        made = train(TrainConfig(**{**small, "search": search, "out": small["out"] / search}))
+        made = train(TrainConfig(**{**small, "sparsity": rule, "search": search, "out": small["out"] / search}))
         fvu[search] = sum(t["fvu"] for t in made.folder.metrics()[-1]["groups"].values())
         assert set(calls) == ({search} if search != "fp32" else set())
         assert all(m.search == "fp32" for g in made.groups for m in g.members), "what is used later is plain"
+        assert made.folder.read_json("provenance.json")["search"] == search
     assert fvu["bf16"] == pytest.approx(fvu["fp32"], rel=0.01)
     assert fvu["int8"] == pytest.approx(fvu["fp32"], rel=0.01)
 
 
-@pytest.mark.parametrize("rule", ["batch_topk", "jumprelu", "groupmax"])
+def test_auto_takes_candidates_where_they_cost_less(monkeypatch):
+    cpu, many = torch.device("cpu"), {"n_latents": 8192, "k": 16}
+    monkeypatch.setattr(searching, "multiplies_int8", lambda: True)
+    assert search_of(TrainConfig(**many), cpu) == "int8"
+    assert search_of(TrainConfig(**many, sparsity="jumprelu"), cpu) == "int8"
+    assert search_of(TrainConfig(**many, search="bf16"), cpu) == "bf16"
+    assert search_of(TrainConfig(**many, search="fp32"), cpu) == "fp32"
+    assert search_of(TrainConfig(n_latents=4096), cpu) == "fp32", "few latents"
+    assert search_of(TrainConfig(**many, sparsity="relu"), cpu) == "fp32", "many are kept"
+    assert search_of(TrainConfig(**many), torch.device("cuda")) == "fp32"
+    monkeypatch.setattr(searching, "multiplies_int8", lambda: False)
+    assert search_of(TrainConfig(**many), cpu) == "fp32", "no instruction for it"
+
+
+def test_a_run_may_be_continued_by_another_search(small):
+    """As on a processor that has no instruction for the first."""
+    train(TrainConfig(**{**small, "search": "int8"}))
+    (small["out"] / "groups.json").unlink()
+    again = train(TrainConfig(out=small["out"], resume=True, search="fp32"))
+    assert again.folder.read_json("provenance.json")["search"] == "fp32"
+    assert again.config.n_latents == small["n_latents"]
+
+
+@pytest.mark.parametrize("rule", ["relu", "gated", "groupmax"])
 @pytest.mark.parametrize("search", ["bf16", "int8"])
-def test_candidates_are_refused_where_nothing_looks_for_the_k_largest(small, rule, search):
-    with pytest.raises(BadInput, match=f"--search {search} .* is for topk and multi_topk, not for {rule}"):
+def test_candidates_are_refused_where_many_latents_are_kept(small, rule, search):
+    with pytest.raises(BadInput, match=f"--search {search} .* is for .*, not for {rule}"):
         train(TrainConfig(**{**small, "search": search, "sparsity": rule}))
     assert not small["out"].exists()

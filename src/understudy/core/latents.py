@@ -13,10 +13,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from understudy.core.candidates import Bits, largest_of_candidates
+from understudy.core.candidates import above_of_candidates, largest_of_candidates
+from understudy.core.narrow import Bits
 from understudy.core.pattern import Decode, Pattern, Sampled
 from understudy.core.records.errors import TooLarge, WrongShape
-from understudy.core.top import largest
+from understudy.core.top import above, largest
 
 CHUNK_BYTES = 1 << 27
 """Largest dense temporary: 128 MiB."""
@@ -175,8 +176,8 @@ class Pre(Protocol):
         """Those strictly above a threshold."""
         ...
 
-    def at(self, z: Latents) -> Float[Tensor, " Z"]:
-        """The pre-activations of the occurrences of z."""
+    def at(self, z: Latents, known: Float[Tensor, " Z"] | None = None) -> Float[Tensor, " Z"]:
+        """The pre-activations of the occurrences of z, with gradients; known: what they are, where that was found."""
         ...
 
     def chunks(self) -> Iterator[tuple[slice, Float[Tensor, "r L"]]]:
@@ -189,7 +190,7 @@ class Pre(Protocol):
 
 
 Search = Literal["fp32"] | Bits
-"""How the k largest are found: from an fp32 product, or among candidates from one in few bits. The same latents every
+"""How latents are found: from an fp32 product, or among candidates from one in few bits. The same latents every
 way (`core/top.py`, `core/candidates.py`)."""
 
 
@@ -222,23 +223,21 @@ class LinearPre:
         return self._sampled(ids if among is None else among[ids], offsets, known)
 
     def above(self, threshold: Float[Tensor, " L"] | float) -> Latents:
-        ids, known, counts = [], [], []
-        for _, block in self.chunks():
-            row, column = (block > threshold).nonzero(as_tuple=True)
-            ids.append(column)
-            known.append(block[row, column])
-            counts.append(torch.bincount(row, minlength=len(block)))
-        if not ids:
+        if len(self.x) == 0:
             return Latents.none(self.shape, self.x, self.n_latents)
-        count = torch.cat(counts)
-        return self._sampled(torch.cat(ids), torch.cat([count.new_zeros(1), count.cumsum(0)]), torch.cat(known))
+        if self.search == "fp32" or self.x.element_size() < 4:
+            found = above(self.chunks(), threshold)
+        else:
+            theta = torch.as_tensor(threshold, dtype=self.x.dtype, device=self.x.device).expand(self.n_latents)
+            found = above_of_candidates(self.x, self.W, self.b, theta, self.search)
+        return self._sampled(found.ids, torch.cat([found.counts.new_zeros(1), found.counts.cumsum(0)]), found.values)
 
     def _sampled(self, ids: Tensor, offsets: Tensor, known: Tensor) -> Latents:
         pattern = Pattern(ids, offsets, self.n_latents)
         return Latents(Sampled.apply(self.x, self.W, self.b, pattern, known), pattern, self.shape)  # pyright: ignore
 
-    def at(self, z: Latents) -> Float[Tensor, " Z"]:
-        return Sampled.apply(self.x, self.W, self.b, z.pattern, None)  # pyright: ignore[reportReturnType]
+    def at(self, z: Latents, known: Float[Tensor, " Z"] | None = None) -> Float[Tensor, " Z"]:
+        return Sampled.apply(self.x, self.W, self.b, z.pattern, known)  # pyright: ignore[reportReturnType]
 
     def detached(self) -> "LinearPre":
         return LinearPre(self.x.detach().reshape(*self.shape, -1), self.W, self.b, self.search)

@@ -1,14 +1,26 @@
-"""The k largest pre-activations of each place.
+"""The k largest pre-activations of each place, and those above a threshold.
 
 R rows, L latents. Blocks of latents are looked at first: a row's k largest lie in the k blocks with the largest maxima,
 so that only those are ranked. `core/candidates.py` has a faster product for the same.
 """
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from understudy.core.pattern import CHUNK_BYTES, kernels_for
+
+
+class Ragged(NamedTuple):
+    """Ids and values, row after row, and how many each row has."""
+
+    ids: Int[Tensor, " Z"]
+    values: Float[Tensor, " Z"]
+    counts: Int[Tensor, " R"]
+
 
 Found = tuple[Int[Tensor, " Z"], Float[Tensor, " Z"]]
 """Ids and values, k for each row."""
@@ -49,6 +61,20 @@ def top(block: Float[Tensor, "r L"], k: int) -> tuple[Int[Tensor, "r k"], Float[
     at = torch.arange(0, block.numel(), n, device=block.device)[:, None]
     picked, values = ranked(block.view(-1).take(columns + at), k)
     return columns.gather(1, picked), values
+
+
+def above(blocks: Iterable[tuple[slice, Float[Tensor, "r L"]]], theta: Float[Tensor, " L"] | float) -> Ragged:
+    """All that is above theta, in blocks of rows that follow one another."""
+    parts = []
+    for _, block in blocks:
+        row, latent = (block > theta).nonzero(as_tuple=True)
+        parts.append(Ragged(latent, block[row, latent], torch.bincount(row, minlength=len(block))))
+    return joined(parts)
+
+
+def joined(parts: Sequence[Ragged]) -> Ragged:
+    """Rows after rows, of at least one part."""
+    return Ragged(*(torch.cat(each) for each in zip(*parts, strict=True)))
 
 
 def ranked(x: Float[Tensor, "r n"], k: int) -> tuple[Int[Tensor, "r k"], Float[Tensor, "r k"]]:

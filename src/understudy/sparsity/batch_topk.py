@@ -18,6 +18,8 @@ from understudy.sparsity.threshold import Threshold
 
 DECAY = 0.99
 """Of the moving average of cuts, in batches."""
+LIKELY = (0.9, 0.5)
+"""Of that average: what exceeds it is looked through first, and is nearly always enough."""
 
 
 class BatchTopK(Sparsity):
@@ -45,10 +47,10 @@ class BatchTopK(Sparsity):
     def forward(self, pre: Pre) -> Latents:
         if not self.training and self.cut is not None:
             return pre.above(self.cut)
-        cut = self._cut(pre)
+        cut, z = self._most(pre)
         if self.training and torch.is_grad_enabled():
             self._latest = cut
-        return pre.above(cut)
+        return z.with_values(pre.at(z, z.values))
 
     def after_step(self) -> None:
         """The cut of the batch that was learned from joins the average: not that of one that was only looked at."""
@@ -56,10 +58,21 @@ class BatchTopK(Sparsity):
             self.average.mul_(DECAY).add_(self.average.new_tensor([self._latest, 1.0]), alpha=1 - DECAY)
             self._latest = None
 
-    def _cut(self, pre: Pre) -> float:
-        """The value that k x places positive pre-activations of this batch exceed. Holds no more of them than that,
-        and one block."""
+    @torch.no_grad()
+    def _most(self, pre: Pre) -> tuple[float, Latents]:
+        """What the k x places largest pre-activations of this batch that are positive exceed, and those."""
         wanted = self.k * prod(pre.shape)
+        average = self.cut if wanted else None
+        for floor in () if average is None else [share * average for share in LIKELY]:
+            likely = pre.above(floor)
+            if len(likely.values) > wanted:
+                cut = _between(likely.values, wanted)
+                return cut, likely.keep(likely.values > cut, by="occurrence")
+        cut = self._cut(pre, wanted)
+        return cut, pre.above(cut)
+
+    def _cut(self, pre: Pre, wanted: int) -> float:
+        """The same from nothing. Holds no more of them than that, and one block."""
         floor, kept = 0.0, None
         for _, block in pre.chunks():
             new = block[block > floor]
@@ -67,9 +80,7 @@ class BatchTopK(Sparsity):
             if len(kept) > wanted + 1:
                 kept = kept.topk(wanted + 1, sorted=False).values
                 floor = float(kept.min())
-        if kept is None or len(kept) <= wanted:
-            return 0.0
-        return float(kept.topk(2, largest=False).values.mean()) if wanted else 0.0
+        return 0.0 if kept is None or len(kept) <= wanted or not wanted else _between(kept, wanted)
 
     def settings(self) -> dict[str, Any]:
         return {"name": self.name, "k": self.k}
@@ -81,3 +92,8 @@ class BatchTopK(Sparsity):
 
     def as_threshold(self, theta: Float[Tensor, " L"]) -> Threshold:
         return Threshold(theta)
+
+
+def _between(values: Float[Tensor, " n"], wanted: int) -> float:
+    """What the `wanted` largest of more values exceed: halfway to the next."""
+    return float(values.topk(wanted + 1, sorted=False).values.topk(2, largest=False).values.mean())

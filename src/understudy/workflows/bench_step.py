@@ -10,8 +10,9 @@ import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt
 from torch import Tensor
 
-from understudy.core.candidates import NARROW, Searched, largest_of_candidates
+from understudy.core.candidates import Searched, largest_of_candidates
 from understudy.core.memory import give_back
+from understudy.core.narrow import NARROW
 from understudy.core.records.config import Config
 from understudy.core.records.errors import BadInput
 from understudy.core.records.progress import SILENT, Progress

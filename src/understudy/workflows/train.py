@@ -11,6 +11,7 @@ from torch import Tensor
 
 from understudy.core.batch import Sequences
 from understudy.core.dictionary import Group
+from understudy.core.latents import Search
 from understudy.core.linear import LinearDictionary
 from understudy.core.network import Network
 from understudy.core.objective import TrainingState
@@ -33,6 +34,7 @@ from understudy.workflows._training.harvest import Harvest
 from understudy.workflows._training.interrupt import Interrupt
 from understudy.workflows._training.resample import Resample
 from understudy.workflows._training.rules import rule_maker
+from understudy.workflows._training.searching import check_search, search_of
 from understudy.workflows._training.session import how_to_continue, record_session, restore, save
 from understudy.workflows._training.stored import open_stored
 from understudy.workflows._training.trainer import Schedule, Trainer
@@ -88,10 +90,10 @@ class TrainConfig(Config):
     """components: power of the gates in that cost; by default 1."""
     one_sided: bool | None = None
     """components: close a gate where its component's inner product with the input is negative."""
-    search: Literal["fp32", "bf16", "int8"] = "fp32"
-    """topk, multi_topk: how the k largest are found. bf16, int8: among candidates of a product in so few bits, which no
-    true one escapes, by their fp32 values; the same latents, faster where the processor multiplies such numbers
-    itself."""
+    search: Literal["auto"] | Search = "auto"
+    """How kept latents are found. bf16, int8: among candidates of a product in so few bits, which no true one escapes,
+    by their fp32 values; for topk, multi_topk, batch_topk, jumprelu. The same latents, faster for many of them where
+    the processor multiplies such numbers itself; auto is int8 there, and fp32 elsewhere."""
     objective: str = "local"
     """local (FVU), matryoshka (FVU of prefixes too), kl or loss (the network's behaviour with each group in place),
     gradient_weighted (errors by what they do to the output to first order); components come with stochastic_masks."""
@@ -191,8 +193,8 @@ def train(config: TrainConfig, progress: Progress = SILENT, network: Network | N
             _say_repeats(config, harvest, progress)
         position = restore(folder, trainer, progress) if config.resume else {"chunk": 0, "batch": 0}
         record_session(folder, trainer.step)
-        weights = {"network weights": fingerprint(network), **source.provenance}
-        folder.write_json("provenance.json", folder.read_json("provenance.json") | weights)
+        about = {"network weights": fingerprint(network), "search": search_of(config, network.device)}
+        folder.write_json("provenance.json", folder.read_json("provenance.json") | about | source.provenance)
         progress.say(f"training {len(trainer.groups)} groups at {len(what.sites)} sites; results go to {folder.path}")
         _loop(config, folder, trainer, source, position, progress)
         conversion = finish(config, folder, network, trainer, harvest, checked, progress)
@@ -204,7 +206,10 @@ def _folder(config: TrainConfig) -> tuple[RunFolder, TrainConfig]:
     if not config.resume:
         return RunFolder.new(config.out), config
     folder = RunFolder.open(config.out)
-    saved, free = TrainConfig.from_yaml(folder.file("config.yaml")), {"out", "resume", "checkpoint_s", "device"}
+    saved, free = (
+        TrainConfig.from_yaml(folder.file("config.yaml")),
+        {"out", "resume", "checkpoint_s", "device", "search"},
+    )
     if changed := config.changed_from(saved, free):
         raise BadInput(
             f"{config.out} was started with other values ({'; '.join(changed)}). Resume it as it was (only "
@@ -216,6 +221,8 @@ def _folder(config: TrainConfig) -> tuple[RunFolder, TrainConfig]:
                 f"{config.out} runs code of yours, which is not run unasked: add --{name} {getattr(saved, name)}."
             )
     same = {"out": config.out, "resume": True, "checkpoint_s": config.checkpoint_s, "device": config.device}
+    if "search" in config.model_fields_set:
+        same["search"] = config.search
     return folder, saved.model_copy(update=same)
 
 
@@ -223,9 +230,7 @@ def check_config(config: TrainConfig) -> None:
     """What can be refused before anything is opened. Raises BadInput, UnknownName."""
     if config.k > config.n_latents:
         raise BadInput(f"k={config.k} is more than n_latents={config.n_latents}: lower --k or raise --n-latents.")
-    if config.search != "fp32" and config.sparsity not in ("topk", "multi_topk"):
-        asked = f"--search {config.search}"
-        raise BadInput(f"{asked} finds the k largest: it is for topk and multi_topk, not for {config.sparsity}.")
+    check_search(config)
     rule_maker(config)
     if objective(config, 0).needs == "sequences" and config.activations:
         raise BadInput(f"--activations holds rows, and this needs whole sequences (--objective {config.objective}).")
@@ -262,7 +267,7 @@ def start(config: TrainConfig, network: Network, sample: dict[Site, Tensor], wha
     groups = build(network, what, config.n_latents, rule_maker(config), sample, config.seed)
     groups = [g.to(network.device) for g in groups]
     for member in (m for g in groups for m in g.members if isinstance(m, LinearDictionary)):
-        member.search = config.search
+        member.search = search_of(config, network.device)
     states = [TrainingState({s: float(sample[s].var(0, correction=0).sum()) for s in g.writes}) for g in groups]
     d_out = max(network.width(s) for g in groups for s in g.writes)
     k_aux = config.k_aux if config.k_aux is not None else 1 << max(0, (d_out // 2).bit_length() - 1)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from understudy.core import candidates, latents, top
+from understudy.core import latents, narrow, top
 from understudy.core.batch import Batch
 from understudy.core.pattern import Decode, Sampled
 from understudy.core.site import Site
@@ -72,9 +72,9 @@ class Ours:
         with (
             watch.on(latents, "largest", "encode"),
             watch.on(latents, "largest_of_candidates", "candidates"),
-            watch.on(candidates.Narrow, "__init__", "narrow copy"),
-            watch.on(candidates.InBf16, "multiply", "encode"),
-            watch.on(candidates.InInt8, "multiply", "encode"),
+            watch.on(narrow.Narrow, "__init__", "narrow copy"),
+            watch.on(narrow.InBf16, "multiply", "encode"),
+            watch.on(narrow.InInt8, "multiply", "encode"),
             watch.on(top, "top", "top-k"),
             watch.on(Decode, "forward", "decode"),
             watch.on(Decode, "backward", "gradients"),

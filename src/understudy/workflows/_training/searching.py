@@ -1,0 +1,34 @@
+"""How a run finds the latents it keeps: by an fp32 product, or among candidates of one in few bits."""
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from understudy.core.latents import Search
+from understudy.core.narrow import multiplies_int8
+from understudy.core.records.errors import BadInput
+
+if TYPE_CHECKING:
+    from understudy.workflows.train import TrainConfig
+
+RULES = ("topk", "multi_topk", "batch_topk", "jumprelu")
+"""That keep few latents of many, and say which by values alone."""
+WORTH = 8192
+"""Latents from which on candidates cost less than an fp32 product, at every width that was timed."""
+
+
+def check_search(config: "TrainConfig") -> None:
+    """Raises BadInput."""
+    if config.search in ("bf16", "int8") and config.sparsity not in RULES:
+        raise BadInput(
+            f"--search {config.search} finds few latents among many: it is for {', '.join(RULES)}, not for "
+            f"{config.sparsity}."
+        )
+
+
+def search_of(config: "TrainConfig", device: torch.device) -> Search:
+    """What was asked for; of `auto` int8 for many latents on a processor that multiplies int8 itself, else fp32."""
+    if config.search != "auto":
+        return config.search
+    many = config.n_latents >= WORTH and config.sparsity in RULES
+    return "int8" if many and device.type == "cpu" and multiplies_int8() else "fp32"
