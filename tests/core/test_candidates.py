@@ -239,6 +239,33 @@ def test_nan_hides_nothing_that_is_above(bits):
 
 
 @BITS
+@pytest.mark.parametrize("value", [torch.inf, torch.nan, -torch.inf, 3e38])
+@pytest.mark.parametrize("how_many", [1, 400, 2000])
+def test_thresholds_that_are_no_number_say_nothing_of_others(bits, value, how_many):
+    x, W, b = encoder(n=4096, d=64)
+    theta = torch.full((4096,), 3.0)
+    if value != -torch.inf or how_many == 1:
+        theta[torch.randperm(4096, generator=torch.Generator().manual_seed(0))[:how_many]] = value
+    found = above_of_candidates(x, W, b, theta, bits)
+    assert found.counts.tolist() == (x @ W.T + b > theta).sum(1).tolist()
+
+
+@BITS
+def test_no_rows(bits):
+    x, W, b = encoder()
+    assert [len(part) for part in above_of_candidates(x[:0], W, b, torch.zeros(1000), bits)] == [0, 0, 0]
+
+
+@BITS
+def test_one_row_that_is_no_number_costs_the_others_nothing(bits):
+    x, W, b = encoder(n=4096, d=256)
+    x[3] = torch.nan
+    searched = Searched()
+    largest_of_candidates(x, W, b, 16, bits, searched)
+    assert searched.whole_rows <= 2
+
+
+@BITS
 def test_a_processor_that_rounds_more_coarsely_is_found_out_above_too(bits, monkeypatch):
     x, W, b = encoder(n=4096, d=256)
     right = NARROW[bits].multiply

@@ -12,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from understudy.core import stream
+from understudy.core.records.errors import WrongShape
 from understudy.core.stream import BLOCK, stream_tensors
 
 
@@ -55,6 +56,15 @@ def test_wide_numbers_lie_at_multiples_of_their_size(tmp_path):
     check(tmp_path / "x", {"a": pieces(3, dtype=torch.bfloat16), "z": pieces(3, dtype=torch.float64)})
     with safe_open(str(tmp_path / "x"), framework="pt") as f:
         assert f.offset_keys() == ["z", "a"]
+
+
+@pytest.mark.parametrize("parts", [
+    [], [torch.zeros(2), torch.zeros(2).int()], [torch.zeros(2, 3), torch.zeros(2, 4)], [torch.zeros(2).bool()],
+])  # fmt: skip
+def test_pieces_that_do_not_fit_are_refused(tmp_path, parts):
+    with pytest.raises(WrongShape, match="a: pieces of"):
+        stream_tensors(tmp_path / "x", {"a": parts})
+    assert not (tmp_path / "x").exists()
 
 
 def test_what_was_there_is_written_over_whole(tmp_path):

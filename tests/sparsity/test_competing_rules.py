@@ -122,6 +122,15 @@ def test_what_is_kept_is_the_same_whatever_the_average_so_far(k, average):
 
 
 @pytest.mark.parametrize("search", ["bf16", "int8"])
+def test_ties_at_the_cut_are_dropped_however_they_are_summed(search):
+    """2,000 latents alike, 9 places, k = 1: none is above the cut, by any arithmetic of the same values."""
+    g = torch.Generator().manual_seed(424)
+    x, w = torch.randn(9, 24, generator=g), torch.randn(1, 24, generator=g)
+    p = LinearPre(x, w.expand(2000, 24).contiguous(), torch.zeros(2000), search)
+    assert len(BatchTopK(1)(p).values) in (0, 9)
+
+
+@pytest.mark.parametrize("search", ["bf16", "int8"])
 def test_candidates_of_few_bits_train_the_same(search):
     """Values, cuts and gradients, over batches whose cuts drift."""
     made = []

@@ -380,6 +380,8 @@ def test_auto_takes_candidates_where_they_cost_less(monkeypatch):
     assert search_of(TrainConfig(n_latents=4096), cpu) == "fp32", "few latents"
     assert search_of(TrainConfig(**many, sparsity="relu"), cpu) == "fp32", "many are kept"
     assert search_of(TrainConfig(**many), torch.device("cuda")) == "fp32"
+    assert search_of(TrainConfig(**many | {"k": 256}), cpu) == "int8"
+    assert search_of(TrainConfig(**many | {"k": 256}, sparsity="batch_topk"), cpu) == "fp32", "most blocks hold one"
     monkeypatch.setattr(searching, "multiplies_int8", lambda: False)
     assert search_of(TrainConfig(**many), cpu) == "fp32", "no instruction for it"
 
@@ -391,6 +393,16 @@ def test_a_run_may_be_continued_by_another_search(small):
     again = train(TrainConfig(out=small["out"], resume=True, search="fp32"))
     assert again.folder.read_json("provenance.json")["search"] == "fp32"
     assert again.config.n_latents == small["n_latents"]
+    (small["out"] / "groups.json").unlink()
+    assert train(TrainConfig(out=small["out"], resume=True)).config.search == "fp32", "from here on"
+    config = small["out"] / "config.yaml"
+    config.write_text("".join(x for x in config.read_text().splitlines(True) if not x.startswith("search")))
+    (small["out"] / "groups.json").unlink()
+    searched = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(searching, "multiplies_int8", lambda: searched.append(1) or True)
+        assert train(TrainConfig(out=small["out"], resume=True)).config.search == "fp32", "a run from before"
+    assert not searched
 
 
 @pytest.mark.parametrize("rule", ["relu", "gated", "groupmax"])

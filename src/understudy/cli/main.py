@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, NamedTuple
 
-from understudy.core.memory import keep_freed
+from understudy.core.memory import keep_freed, use_huge_pages
 
 
 class Command(NamedTuple):
@@ -53,11 +53,17 @@ COMMANDS = {
 }
 
 
+REPEATING = ("train", "collect", "ablate", "scale", "bench step", "bench quality", "bench harvest")
+"""Commands that do one thing over and over, in tensors of the same sizes."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `understudy`; returns the exit code."""
-    if argv is None:
-        keep_freed()  # only a process of our own
     args = list(sys.argv[1:] if argv is None else argv)
+    if argv is None:  # a process of our own
+        use_huge_pages()
+        if any(" ".join(args[:words]) in REPEATING for words in (1, 2)):
+            keep_freed()
     if not args or args[0] in ("-h", "--help", "help"):
         print(usage())
         return 0 if args else 2

@@ -82,6 +82,8 @@ def above_of_candidates(
     Decided, and watched over, as in `largest_of_candidates`. Where most rows of a chunk have too many candidates, the
     chunks that follow are done in fp32.
     """
+    if len(x) == 0:
+        return _in_fp32(x, W, b, theta)
     encoder, record = NARROW[bits](W, b, min(K_ABOVE, len(W)), _usual_entry(x)), record or Searched()
     step, given_up, parts = len(encoder.held), False, []
     for start in range(0, len(x), step):
@@ -126,5 +128,5 @@ def _decided(found: Candidates, x: Tensor, W: Tensor, b: Tensor, bits: Bits) -> 
 def _usual_entry(x: Tensor) -> float:
     """Root mean square of the entries of a row in the middle: a few rows of another size do not matter. 1 where that is
     0 or no number."""
-    m = float(x.square().mean(1).median().sqrt()) if len(x) else 1.0
+    m = float(x.square().mean(1).nanmedian().sqrt()) if len(x) else 1.0
     return m if 0 < m < torch.inf else 1.0

@@ -1,4 +1,4 @@
-"""Memory that is freed stays with the process, ready for the next tensor of its size.
+"""Memory that is freed stays with the process, ready for the next tensor of its size: for work that repeats itself.
 
 A training step makes the same few large tensors every time. The C library gives each back to the system when it is
 freed, and takes new pages for the next, which the system clears first: a tenth of a step at 512 x 8192 latents.
@@ -15,19 +15,25 @@ AHEAD = 64 << 20
 OWN = {"THP_MEM_ALLOC_ENABLE": "1"}
 """Torch puts large tensors on huge pages. Read when the first is made."""
 SAME = OWN | {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**62), "MALLOC_TOP_PAD_": str(AHEAD)}
-"""What starts another process with the settings of `keep_freed`."""
+"""What starts another process with both settings of this one."""
+
+
+def use_huge_pages() -> None:
+    """For tensors of 2 MiB and more, before torch makes the first."""
+    for name, value in OWN.items():
+        os.environ.setdefault(name, value)
 
 
 def keep_freed() -> None:
-    """For this whole process, best before torch is imported: freed memory is used again and given back only at the end,
-    and large tensors lie on huge pages. What the process holds at most grows little; what it holds in between does.
+    """For this whole process from now on: freed memory is used again, and given back only at the end.
 
-    Nothing is changed where the environment already says how to allocate (`MALLOC_MMAP_MAX_`, `GLIBC_TUNABLES`), and
-    the C library's part only where that is glibc.
+    For steps that make tensors of the same sizes, whose peak grows by 2 to 12%. Not for what grows by joining: holes
+    between smaller tensors stay, and 64 MiB joined of sixty parts held 355 MiB in place of 137.
+
+    Nothing is changed where the environment already says how to allocate (`MALLOC_...`, `GLIBC_TUNABLES`), nor where
+    the C library is not glibc.
     """
-    for name, value in OWN.items():
-        os.environ.setdefault(name, value)
-    if "MALLOC_MMAP_MAX_" in os.environ or "GLIBC_TUNABLES" in os.environ:
+    if any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ):
         return
     if (glibc := _glibc()) is not None:
         for name, value in ((MMAP_MAX, 0), (TRIM_THRESHOLD, -1), (TOP_PAD, AHEAD)):

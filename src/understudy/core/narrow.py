@@ -124,7 +124,8 @@ class Narrow(ABC):
     def above(self, x: Float[Tensor, "r d"], theta: Float[Tensor, " L"]) -> "Candidates":
         """Every latent that can be above its own theta. Rows are out as in `largest`."""
         seen = self._multiplied(x)
-        lowered = theta - 2.0**-20 * theta.abs()  # what dividing by steps may lose
+        lowered = theta * (1 - 2.0**-20 * theta.sign())  # by what dividing by steps may lose
+        lowered = lowered.nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)  # nothing is above NaN
         padded = lowered.new_full((self.n_blocks * self.size,), torch.inf)
         padded[: self.n] = lowered
         padded = padded.view(self.size, self.n_blocks)

@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from understudy.core.records.errors import WrongShape
+
 BLOCK = 4 << 20
 """Bytes that are written at a time: what processors hold in their caches."""
 ALIGNED = 4096
@@ -31,8 +33,12 @@ NAMES = {
 def stream_tensors(path: Path, tensors: Mapping[str, Sequence[Tensor]]) -> str:
     """Write tensors given as pieces [rows, ...], which lie one after another in the file. Returns its SHA-256.
 
-    Raises OSError with its number kept (a full disk, a quota).
+    Raises WrongShape where pieces of a tensor do not fit together, OSError with its number kept (a full disk, a quota).
     """
+    for name, parts in tensors.items():
+        kinds = {(NAMES.get(piece.dtype), tuple(piece.shape[1:])) for piece in parts}
+        if len(kinds) != 1 or None in next(iter(kinds)):
+            raise WrongShape(f"{name}: pieces of {kinds or 'nothing'} do not make one tensor of numbers.")
     widest_first = sorted(tensors, key=lambda name: (-tensors[name][0].element_size(), name))
     entries, at = {}, 0
     for name in widest_first:

@@ -15,7 +15,7 @@ from understudy.core.pattern import CHUNK_BYTES, kernels_for
 
 
 class Ragged(NamedTuple):
-    """Ids and values, row after row, and how many each row has."""
+    """Ids and values, row after row, those of a row in any order, and how many each row has."""
 
     ids: Int[Tensor, " Z"]
     values: Float[Tensor, " Z"]

@@ -131,6 +131,7 @@ class Activations:
         self.manifest = self.manifest.model_copy(update={"shards": shards})
         self.folder.write_json(MANIFEST, self.manifest.model_dump(mode="json"))
         self._known.add(number)
+        self._mapped.pop(number, None)
 
     def check_size(self, number: int) -> None:
         """Raises BadActivations."""

@@ -18,8 +18,10 @@ from understudy.sparsity.threshold import Threshold
 
 DECAY = 0.99
 """Of the moving average of cuts, in batches."""
-LIKELY = (0.9, 0.5)
+LIKELY = 0.9
 """Of that average: what exceeds it is looked through first, and is nearly always enough."""
+JUST_BELOW = 1 - 1e-5
+"""Of a cut that was found with other sums than the values that are held against it."""
 
 
 class BatchTopK(Sparsity):
@@ -62,17 +64,16 @@ class BatchTopK(Sparsity):
     def _most(self, pre: Pre) -> tuple[float, Latents]:
         """What the k x places largest pre-activations of this batch that are positive exceed, and those."""
         wanted = self.k * prod(pre.shape)
-        average = self.cut if wanted else None
-        for floor in () if average is None else [share * average for share in LIKELY]:
-            likely = pre.above(floor)
-            if len(likely.values) > wanted:
-                cut = _between(likely.values, wanted)
-                return cut, likely.keep(likely.values > cut, by="occurrence")
+        if self.cut and wanted:
+            found = _most_of(pre.above(LIKELY * self.cut), wanted)
+            if found is not None:
+                return found
         cut = self._cut(pre, wanted)
-        return cut, pre.above(cut)
+        above = pre.above(JUST_BELOW * cut)
+        return _most_of(above, wanted) or (cut, above)
 
     def _cut(self, pre: Pre, wanted: int) -> float:
-        """The same from nothing. Holds no more of them than that, and one block."""
+        """The cut alone, 0 where fewer are positive. Holds no more of them than are wanted, and one block."""
         floor, kept = 0.0, None
         for _, block in pre.chunks():
             new = block[block > floor]
@@ -92,6 +93,14 @@ class BatchTopK(Sparsity):
 
     def as_threshold(self, theta: Float[Tensor, " L"]) -> Threshold:
         return Threshold(theta)
+
+
+def _most_of(z: Latents, wanted: int) -> tuple[float, Latents] | None:
+    """What the `wanted` largest exceed, and those; None where there are no more than that."""
+    if len(z.values) <= wanted or not wanted:
+        return None
+    cut = _between(z.values, wanted)
+    return cut, z.keep(z.values > cut, by="occurrence")
 
 
 def _between(values: Float[Tensor, " n"], wanted: int) -> float:

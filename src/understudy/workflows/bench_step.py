@@ -26,7 +26,7 @@ from understudy.workflows._benching.stopwatch import Stopwatch
 
 WARM_UP = 3
 """Steps before anything is timed."""
-COMPARED = 4
+COMPARED = LEAST
 """Timed steps after which FVU is given: as many are taken at every speed."""
 PEER_WARM_UP_S = 20.0
 """Seconds of a peer's untimed steps after which no more are taken."""

@@ -163,7 +163,7 @@ def train(config: TrainConfig, progress: Progress = SILENT, network: Network | N
     """Train, convert to thresholds, save. What does not fit raises BadInput and its kin, and leaves nothing behind.
 
     Killed at any moment, `resume` reaches the same weights, optimiser state and next batches bit for bit (same torch,
-    processor and thread count).
+    processor, thread count and search).
     """
     folder, config = _folder(config)
     config = decided(config)
@@ -179,7 +179,10 @@ def train(config: TrainConfig, progress: Progress = SILENT, network: Network | N
         progress.say(f"{folder.path} is already finished.")
         saved = {k: Conversion(**v) for k, v in folder.read_json("thresholds.json").items()}
         return Trained(folder, config, network, load_groups(folder, code=True), saved)
+    config = config.model_copy(update={"search": search_of(config, network.device)})
     with folder.locked():
+        if config.resume:
+            _keep_search(folder, config.search)
         with nullcontext() if config.resume else folder.starting(config.to_yaml()):
             sequences = open_sequences(
                 network, config.data, "train", config.context, 2 * config.tokens, config.skip_first
@@ -193,8 +196,8 @@ def train(config: TrainConfig, progress: Progress = SILENT, network: Network | N
             _say_repeats(config, harvest, progress)
         position = restore(folder, trainer, progress) if config.resume else {"chunk": 0, "batch": 0}
         record_session(folder, trainer.step)
-        about = {"network weights": fingerprint(network), "search": search_of(config, network.device)}
-        folder.write_json("provenance.json", folder.read_json("provenance.json") | about | source.provenance)
+        about = {"network weights": fingerprint(network), "search": config.search, **source.provenance}
+        folder.write_json("provenance.json", folder.read_json("provenance.json") | about)
         progress.say(f"training {len(trainer.groups)} groups at {len(what.sites)} sites; results go to {folder.path}")
         _loop(config, folder, trainer, source, position, progress)
         conversion = finish(config, folder, network, trainer, harvest, checked, progress)
@@ -206,10 +209,8 @@ def _folder(config: TrainConfig) -> tuple[RunFolder, TrainConfig]:
     if not config.resume:
         return RunFolder.new(config.out), config
     folder = RunFolder.open(config.out)
-    saved, free = (
-        TrainConfig.from_yaml(folder.file("config.yaml")),
-        {"out", "resume", "checkpoint_s", "device", "search"},
-    )
+    saved = TrainConfig.from_yaml(folder.file("config.yaml"))
+    free = {"out", "resume", "checkpoint_s", "device", "search"}
     if changed := config.changed_from(saved, free):
         raise BadInput(
             f"{config.out} was started with other values ({'; '.join(changed)}). Resume it as it was (only "
@@ -223,7 +224,16 @@ def _folder(config: TrainConfig) -> tuple[RunFolder, TrainConfig]:
     same = {"out": config.out, "resume": True, "checkpoint_s": config.checkpoint_s, "device": config.device}
     if "search" in config.model_fields_set:
         same["search"] = config.search
+    elif "search" not in saved.model_fields_set:
+        same["search"] = "fp32"  # a run from before there was a choice
     return folder, saved.model_copy(update=same)
+
+
+def _keep_search(folder: RunFolder, search: str) -> None:
+    """What a resumed run searches by from here on."""
+    saved = TrainConfig.from_yaml(folder.file("config.yaml"))
+    if search != saved.search or "search" not in saved.model_fields_set:
+        folder.write_text("config.yaml", saved.model_copy(update={"search": search}).to_yaml())
 
 
 def check_config(config: TrainConfig) -> None:

@@ -12,7 +12,7 @@ NARROW = 0.05
 WIDE = 0.15
 """From an interval that ends further away nothing is concluded."""
 LEAST = 4
-"""Turns that an interval needs."""
+"""Turns that an interval needs. Stopping where it is narrow costs it some 3 points from 4 on, hardly any from 7."""
 
 
 class Ratio(NamedTuple):
@@ -59,7 +59,7 @@ class Turns(NamedTuple):
 
     step: list[float]
     floor: list[float]
-    """Of turn i: the geometric mean of the floor before and after."""
+    """Of turn i: the geometric mean of one before it and one after, its own, so that turns are independent."""
 
     @property
     def ratio(self) -> Ratio:
@@ -69,10 +69,9 @@ class Turns(NamedTuple):
 def in_turns(floor: Callable[[], float], step: Callable[[], float], least: int, most_s: float) -> Turns:
     """Both return seconds. At least `least` turns, then more until the ratio's interval is narrow or the steps have
     taken `most_s`."""
-    found, before = Turns([], []), floor()
+    found = Turns([], [])
     while len(found.step) < least or (not found.ratio.within(NARROW) and sum(found.step) < most_s):
+        before = floor()
         found.step.append(step())
-        after = floor()
-        found.floor.append((before * after) ** 0.5)
-        before = after
+        found.floor.append((before * floor()) ** 0.5)
     return found

@@ -16,6 +16,9 @@ RULES = ("topk", "multi_topk", "batch_topk", "jumprelu")
 WORTH = 8192
 """Latents from which on candidates cost less than an fp32 product, at every width that was timed."""
 
+SPARSE = 64
+"""Latents for each that is kept, by rules with thresholds: with fewer, too many blocks hold one that can be above."""
+
 
 def check_search(config: "TrainConfig") -> None:
     """Raises BadInput."""
@@ -30,5 +33,6 @@ def search_of(config: "TrainConfig", device: torch.device) -> Search:
     """What was asked for; of `auto` int8 for many latents on a processor that multiplies int8 itself, else fp32."""
     if config.search != "auto":
         return config.search
-    many = config.n_latents >= WORTH and config.sparsity in RULES
+    least = WORTH if config.sparsity in ("topk", "multi_topk") else max(WORTH, SPARSE * config.k)
+    many = config.n_latents >= least and config.sparsity in RULES
     return "int8" if many and device.type == "cpu" and multiplies_int8() else "fp32"
