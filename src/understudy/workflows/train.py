@@ -34,7 +34,7 @@ from understudy.workflows._training.harvest import Harvest
 from understudy.workflows._training.interrupt import Interrupt
 from understudy.workflows._training.resample import Resample
 from understudy.workflows._training.rules import rule_maker
-from understudy.workflows._training.searching import check_search, search_of
+from understudy.workflows._training.searching import check_search, keep_search, search_of
 from understudy.workflows._training.session import how_to_continue, record_session, restore, save
 from understudy.workflows._training.stored import open_stored
 from understudy.workflows._training.trainer import Schedule, Trainer
@@ -182,7 +182,7 @@ def train(config: TrainConfig, progress: Progress = SILENT, network: Network | N
     config = config.model_copy(update={"search": search_of(config, network.device)})
     with folder.locked():
         if config.resume:
-            _keep_search(folder, config.search)
+            keep_search(folder, TrainConfig.from_yaml(folder.file("config.yaml")), config.search)
         with nullcontext() if config.resume else folder.starting(config.to_yaml()):
             sequences = open_sequences(
                 network, config.data, "train", config.context, 2 * config.tokens, config.skip_first
@@ -227,13 +227,6 @@ def _folder(config: TrainConfig) -> tuple[RunFolder, TrainConfig]:
     elif "search" not in saved.model_fields_set:
         same["search"] = "fp32"  # a run from before there was a choice
     return folder, saved.model_copy(update=same)
-
-
-def _keep_search(folder: RunFolder, search: str) -> None:
-    """What a resumed run searches by from here on."""
-    saved = TrainConfig.from_yaml(folder.file("config.yaml"))
-    if search != saved.search or "search" not in saved.model_fields_set:
-        folder.write_text("config.yaml", saved.model_copy(update={"search": search}).to_yaml())
 
 
 def check_config(config: TrainConfig) -> None:

@@ -6,6 +6,7 @@ import torch
 
 from understudy.core.latents import Search
 from understudy.core.narrow import multiplies_int8
+from understudy.core.records.artifact import RunFolder
 from understudy.core.records.errors import BadInput
 
 if TYPE_CHECKING:
@@ -36,3 +37,9 @@ def search_of(config: "TrainConfig", device: torch.device) -> Search:
     least = WORTH if config.sparsity in ("topk", "multi_topk") else max(WORTH, SPARSE * config.k)
     many = config.n_latents >= least and config.sparsity in RULES
     return "int8" if many and device.type == "cpu" and multiplies_int8() else "fp32"
+
+
+def keep_search(folder: RunFolder, saved: "TrainConfig", search: str) -> None:
+    """What a resumed run searches by from here on, in its configuration."""
+    if search != saved.search or "search" not in saved.model_fields_set:
+        folder.write_text("config.yaml", saved.model_copy(update={"search": search}).to_yaml())
