@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-from collections.abc import Collection
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -19,12 +18,13 @@ class PeerProcess:
     def __init__(self, keeps_memory: bool = False) -> None:
         """keeps_memory: with this command line's settings for memory, else with none of them."""
         self._process: subprocess.Popen[str] | None = None
-        self._settings = SAME if keeps_memory else {}
+        theirs = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", *SAME)}
+        self._environment = theirs | (SAME if keeps_memory else {})
 
     def _start(self, python: Path, script: Path) -> None:
         self._process = subprocess.Popen(
             [str(python), "-W", "ignore", str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL, text=True, env=_without(("PYTHONPATH", *SAME)) | self._settings,
+            stderr=subprocess.DEVNULL, text=True, env=self._environment,
         )  # fmt: skip
 
     def _ask(self, line: str) -> dict[str, Any]:
@@ -46,7 +46,3 @@ class PeerProcess:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
-
-
-def _without(names: Collection[str]) -> dict[str, str]:
-    return {k: v for k, v in os.environ.items() if k not in names}

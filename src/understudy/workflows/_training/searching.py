@@ -16,7 +16,6 @@ RULES = ("topk", "multi_topk", "batch_topk", "jumprelu")
 """That keep few latents of many, and say which by values alone."""
 WORTH = 8192
 """Latents from which on candidates cost less than an fp32 product, at every width that was timed."""
-
 SPARSE = 64
 """Latents for each that is kept, by rules with thresholds: with fewer, too many blocks hold one that can be above."""
 
